@@ -1,0 +1,1 @@
+"""Cliptune's service: studies over HTTP, a leased queue, workers that drive training processes."""

@@ -1,0 +1,277 @@
+"""The tables. Prefix ``cliptune_``, because Optuna owns ``studies``, ``trials`` and ``alembic_version``.
+
+Times are integer milliseconds since 1970 (UTC), taken from the database's clock (`service.db.clock`). Ids are
+uuid4 texts. A study has no state of its own: its job's state is its state. The database holds the invariants
+(CHECKs, partial unique indexes); `service/jobs/statements.py` has the queue's SQL.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+PREFIX = "cliptune_"
+#: SQLite gives only INTEGER PRIMARY KEY columns a counter.
+_Counter = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Shared metadata, with names for every constraint so that migrations can find them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        int: BigInteger(),
+        str: String(255),
+        float: Float(),
+        bool: Boolean(create_constraint=False),
+        dict[str, Any]: JSON(),
+        list[Any]: JSON(),
+    }
+
+
+class KeyRow(Base):
+    """An access key: the secret only as its SHA-256."""
+
+    __tablename__ = f"{PREFIX}keys"
+
+    id: Mapped[str] = mapped_column(String(8), primary_key=True)
+    tenant_id: Mapped[str]
+    label: Mapped[str]
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[int]
+    expires_at: Mapped[int | None]
+    last_used_at: Mapped[int | None]
+    revoked_at: Mapped[int | None]
+
+
+class IdempotencyRow(Base):
+    """The stored answer to a creating request, written in the transaction of its effect."""
+
+    __tablename__ = f"{PREFIX}idempotency_keys"
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    route: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    study_id: Mapped[str] = mapped_column(String(36))
+    created_at: Mapped[int] = mapped_column(index=True)
+
+
+class WorkloadRow(Base):
+    """A workload some worker has registered: what the API lists and validates against."""
+
+    __tablename__ = f"{PREFIX}workloads"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    description: Mapped[str] = mapped_column(Text)
+    objective: Mapped[str]
+    parameters: Mapped[list[Any]]
+    updated_at: Mapped[int]
+
+
+class WorkerRow(Base):
+    """A worker process; ``id`` is drawn at its start and owns leases."""
+
+    __tablename__ = f"{PREFIX}workers"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    hostname: Mapped[str]
+    pid: Mapped[int]
+    version: Mapped[str]
+    device: Mapped[str]
+    started_at: Mapped[int]
+    seen_at: Mapped[int] = mapped_column(index=True)
+    stopped_at: Mapped[int | None]
+
+
+class StudyRow(Base):
+    """A question. Its state is the state of ``job_id``."""
+
+    __tablename__ = f"{PREFIX}studies"
+    __table_args__ = (
+        Index("ix_cliptune_studies_page", "tenant_id", "created_at", "id"),
+        Index(
+            "uq_cliptune_studies_tenant_name",
+            "tenant_id",
+            "name",
+            unique=True,
+            sqlite_where=text("name IS NOT NULL"),
+            postgresql_where=text("name IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    tenant_id: Mapped[str]
+    name: Mapped[str | None]
+    workload: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    spec_sha256: Mapped[str] = mapped_column(String(64))
+    fingerprint: Mapped[str] = mapped_column(String(16))
+    job_id: Mapped[str] = mapped_column(String(36), index=True)
+    reference: Mapped[dict[str, Any] | None]
+    created_at: Mapped[int]
+
+
+class JobRow(Base):
+    """One unit in the queue. See `service.jobs.queue` for what may change it."""
+
+    __tablename__ = f"{PREFIX}jobs"
+    __table_args__ = (
+        CheckConstraint("state IN ('queued','running','succeeded','failed','cancelled')", name="state"),
+        CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="owner"),
+        Index(
+            "ix_cliptune_jobs_queued",
+            text("priority DESC"),
+            "run_after",
+            "id",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_cliptune_jobs_running",
+            "lease_until",
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+        Index(
+            "uq_cliptune_jobs_live_study",
+            "study_id",
+            unique=True,
+            sqlite_where=text("state IN ('queued','running')"),
+            postgresql_where=text("state IN ('queued','running')"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    tenant_id: Mapped[str]
+    study_id: Mapped[str] = mapped_column(String(36))
+    kind: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    run_after: Mapped[int]
+    fence: Mapped[int] = mapped_column(default=0, server_default="0")
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    max_attempts: Mapped[int] = mapped_column(Integer)
+    lost_count: Mapped[int] = mapped_column(Integer, default=0)
+    owner: Mapped[str | None] = mapped_column(String(36))
+    lease_until: Mapped[int] = mapped_column(default=0, server_default="0")
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[int]
+    started_at: Mapped[int | None]
+    finished_at: Mapped[int | None]
+
+
+class JobEventRow(Base):
+    """What happened to a job, appended in the transaction of the change.
+
+    Every writer holds the job's row lock when it draws the id, so within one job the ids are in commit order
+    and a reader that has seen id N never misses a smaller one.
+    """
+
+    __tablename__ = f"{PREFIX}job_events"
+    __table_args__ = (Index("ix_cliptune_job_events_study", "study_id", "id"),)
+
+    id: Mapped[int] = mapped_column(_Counter, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(String(36))
+    study_id: Mapped[str] = mapped_column(String(36))
+    kind: Mapped[str] = mapped_column(String(32))
+    fence: Mapped[int]
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[int]
+
+
+class TrialRow(Base):
+    """One clip setting of a study."""
+
+    __tablename__ = f"{PREFIX}trials"
+    __table_args__ = (
+        UniqueConstraint("study_id", "number"),
+        CheckConstraint("state IN ('waiting','running','complete','pruned','fail')", name="state"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    study_id: Mapped[str] = mapped_column(ForeignKey(f"{PREFIX}studies.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    cohort: Mapped[int] = mapped_column(Integer)
+    method: Mapped[str]
+    threshold: Mapped[float | None]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    lost_count: Mapped[int] = mapped_column(Integer, default=0)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[int]
+    finished_at: Mapped[int | None]
+
+
+class TrialReportRow(Base):
+    """Objective of one lane at one rung. The fence is in the key because a resumed training repeats steps."""
+
+    __tablename__ = f"{PREFIX}trial_reports"
+
+    trial_id: Mapped[str] = mapped_column(ForeignKey(f"{PREFIX}trials.id"), primary_key=True)
+    seed: Mapped[int] = mapped_column(Integer, primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    fence: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[float | None]
+    created_at: Mapped[int]
+
+
+class TrialResultRow(Base):
+    """The one accepted result of a trial: the primary key makes it one."""
+
+    __tablename__ = f"{PREFIX}trial_results"
+
+    trial_id: Mapped[str] = mapped_column(ForeignKey(f"{PREFIX}trials.id"), primary_key=True)
+    fence: Mapped[int]
+    lanes: Mapped[list[Any]]
+    created_at: Mapped[int]
+
+
+class RecommendationRow(Base):
+    """The answer of a study; never changed once written."""
+
+    __tablename__ = f"{PREFIX}recommendations"
+    __table_args__ = (
+        UniqueConstraint("study_id"),
+        Index("ix_cliptune_recommendations_workload", "tenant_id", "workload", "created_at", "id"),
+        Index("ix_cliptune_recommendations_fingerprint", "tenant_id", "fingerprint", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    tenant_id: Mapped[str]
+    study_id: Mapped[str] = mapped_column(String(36))
+    workload: Mapped[str]
+    fingerprint: Mapped[str] = mapped_column(String(16))
+    verdict: Mapped[str] = mapped_column(String(16))
+    method: Mapped[str]
+    threshold: Mapped[float | None]
+    body: Mapped[dict[str, Any]]
+    provenance: Mapped[dict[str, Any]]
+    created_at: Mapped[int]

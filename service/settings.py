@@ -1,0 +1,161 @@
+"""Settings of every process: one frozen class, environment variables with the prefix ``CLIPTUNE_``.
+
+Passed in (`create_app(settings)`), never a global; only entry points call `load_settings`. An unknown
+``CLIPTUNE_`` variable is refused, because a typo would otherwise silently mean the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+PREFIX = "CLIPTUNE_"
+#: Read by the test suite and the benchmarks, not by the service.
+FOREIGN = frozenset({"CLIPTUNE_TEST_POSTGRES_URL"})
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set; each field says its unit, default and range."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    home: Path = Field(
+        default=Path("~/.cliptune"),
+        description="Folder of the SQLite database and of the access key made on first start.",
+    )
+    database_url: str = Field(
+        default="",
+        description="SQLAlchemy URL, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; "
+        "empty means cliptune.db in home.",
+    )
+    sqlite_journal_mode: Literal["auto", "wal", "truncate"] = Field(
+        default="auto",
+        description="auto is WAL from SQLite 3.51.3 on, and TRUNCATE below, where WAL can corrupt the file.",
+    )
+    database_wait_seconds: float = Field(
+        default=10.0, ge=0, le=600, description="How long a starting process waits for the database, in seconds."
+    )
+    host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(default=8765, ge=0, le=65535, description="Port that the API listens on; 0 picks a free one.")
+    allowed_hosts: str = Field(
+        default="",
+        description="Comma-separated names that a request's Host header may carry, besides host and localhost; "
+        "* allows all.",
+    )
+    max_body_bytes: int = Field(
+        default=1_000_000, ge=1_000, le=100_000_000, description="Largest request body, in bytes."
+    )
+    max_trials: int = Field(default=200, ge=2, le=1000, description="Largest num_trials a study may ask for.")
+    max_steps: int = Field(
+        default=1_000_000, ge=1, le=10_000_000, description="Largest num_steps a study may ask for."
+    )
+    max_lane_steps: int = Field(
+        default=100_000_000,
+        ge=1,
+        description="Largest budget of a study: num_trials x num_seeds x num_steps, in optimizer steps.",
+    )
+    lease_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="How long a worker's lease is valid without renewal (TTL), in seconds."
+    )
+    renew_seconds: float = Field(
+        default=15.0, gt=0, le=900, description="How often a worker renews its lease, in seconds; 4 x renew <= lease."
+    )
+    poll_seconds: float = Field(
+        default=0.5, gt=0, le=5, description="How often an idle worker looks for a job, in seconds."
+    )
+    reap_seconds: float = Field(
+        default=10.0, gt=0, le=60, description="How often the API ends expired leases, in seconds."
+    )
+    stall_seconds: float = Field(
+        default=600.0, gt=0, description="A training process without a reported step for this long is killed, in seconds."
+    )
+    kill_grace_seconds: float = Field(
+        default=10.0, gt=0, le=60, description="Time between SIGTERM and SIGKILL to a training process, in seconds."
+    )
+    max_lost: int = Field(
+        default=3, ge=1, le=100, description="Workers a job may lose in a row without progress before it fails."
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, le=100, description="Times a job or trial may end in an error before it fails."
+    )
+    max_failed_trials: int = Field(
+        default=5, ge=0, description="Trials of a study that may fail before the study fails."
+    )
+    training_threads: int = Field(
+        default=0, ge=0, le=1024, description="CPU threads of a training process; 0 lets torch choose."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto is console on a terminal and JSON lines elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log line that is written."
+    )
+    url: str = Field(
+        default="", description="Address of the service for the client; empty means the one served from home, or port 8765."
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), description="Access key for the client; empty means the one kept in home."
+    )
+
+    @model_validator(mode="after")
+    def _lease_outlives_renewals(self) -> Settings:
+        if 4 * self.renew_seconds > self.lease_seconds:
+            raise ValueError(
+                f"CLIPTUNE_RENEW_SECONDS is {self.renew_seconds:g} and CLIPTUNE_LEASE_SECONDS {self.lease_seconds:g}: "
+                "4 x renew must be <= lease, or a single slow renewal loses the job"
+            )
+        return self
+
+    @property
+    def home_path(self) -> Path:
+        """``home`` with ~ resolved."""
+        return self.home.expanduser()
+
+    @property
+    def resolved_database_url(self) -> str:
+        """``database_url``, or the SQLite file in ``home``."""
+        return self.database_url or f"sqlite:///{self.home_path / 'cliptune.db'}"
+
+    @property
+    def lease_margin_seconds(self) -> float:
+        """How long before the lease's end a worker that could not renew kills its training: TTL / 4."""
+        return self.lease_seconds / 4
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings from the environment, refusing unknown ``CLIPTUNE_`` names.
+
+    Args:
+        environ: the environment to check for unknown names; None is the process's own.
+        **overrides: values that win over the environment, by field name.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: for an unknown name or a value out of bounds; names the variable.
+    """
+    names = {PREFIX + field.upper(): field for field in Settings.model_fields}
+    for variable in sorted(os.environ if environ is None else environ):
+        if variable.startswith(PREFIX) and variable not in names and variable not in FOREIGN:
+            near = difflib.get_close_matches(variable, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; `cliptune settings` lists them"
+            raise SettingsError(f"{variable} is no setting of cliptune{hint}")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(dict(each)) for each in error.errors())) from None
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    return f"{PREFIX}{str(error['loc'][0]).upper()}={error['input']!r}: {error['msg']}"

@@ -1,0 +1,33 @@
+"""Cliptune's science: clip settings, cohorts of trainings, search and statistics. Importing it is free.
+
+``from tuner import tune, Workload`` works; each name is imported when it is first used, so that the web
+process, which needs only `tuner.spec`, never loads torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.evidence import Recommendation as Recommendation
+    from tuner.spec import ClipSetting as ClipSetting
+    from tuner.spec import StudySpec as StudySpec
+    from tuner.tune import tune as tune
+    from tuner.workloads.base import Workload as Workload
+
+_HOME = {
+    "ClipSetting": "tuner.spec",
+    "Recommendation": "tuner.evidence",
+    "StudySpec": "tuner.spec",
+    "Workload": "tuner.workloads.base",
+    "tune": "tuner.tune",
+}
+
+__all__ = ["ClipSetting", "Recommendation", "StudySpec", "Workload", "tune"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,70 @@
+"""Errors of the science package, drawn as a tree.
+
+TunerError
+├── SpecError(ValueError)                a study, setting or parameter out of its bounds
+├── UnknownMethodError(LookupError)      no clipping method of that name
+├── UnknownWorkloadError(LookupError)    no workload of that name
+└── NoTrialsError(ValueError)            evidence was asked for before any trial ended
+
+Each error carries the facts in fields and builds its own sentence: what was wrong, the value, the bound,
+the remedy. ``code`` is stable: the service answers with it over HTTP. Divergence of a training run is not
+here: it is data (see `tuner.evidence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class TunerError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    code = "tuner_error"
+
+
+class SpecError(TunerError, ValueError):
+    """A field of a specification is out of its bounds.
+
+    Attributes:
+        field: the caller's spelling of the field, for example ``num_trials``; dots for nesting.
+        reason: what was wrong, the value and the bound, as one sentence without the field's name.
+    """
+
+    code = "invalid_spec"
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{field} {reason}")
+
+
+class UnknownMethodError(TunerError, LookupError):
+    """No clipping method is registered under this name."""
+
+    code = "unknown_method"
+
+    def __init__(self, method: str, known: Iterable[str]) -> None:
+        self.method = method
+        self.known = tuple(sorted(known))
+        super().__init__(f"no clipping method is called {method!r}; known methods: {', '.join(self.known)}")
+
+
+class UnknownWorkloadError(TunerError, LookupError):
+    """No workload is registered under this name."""
+
+    code = "unknown_workload"
+
+    def __init__(self, workload: str, known: Iterable[str]) -> None:
+        self.workload = workload
+        self.known = tuple(sorted(known))
+        known_names = ", ".join(self.known) or "none yet (start a worker: it registers its workloads)"
+        super().__init__(f"no workload is called {workload!r}; known workloads: {known_names}")
+
+
+class NoTrialsError(TunerError, ValueError):
+    """Evidence was asked of a study in which no trial has ended."""
+
+    code = "no_trials"
+
+    def __init__(self) -> None:
+        super().__init__("no trial has ended yet, so there is nothing to recommend: wait for the first cohort")

@@ -1,0 +1,219 @@
+"""What trainings showed: results of lanes and trials, and the recommendation built on them. No torch.
+
+A lane is one trial under one seed. Divergence is a value here (``value is None``, with its step), never an
+exception. All gradient norms are *before* clipping. These types are what the training process reports, what
+the search reads, what the service stores and what the API shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from tuner.spec import ClipSetting
+
+
+class TrialState(StrEnum):
+    """Where a trial stands (Optuna's words)."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAIL = "fail"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a result is still to come."""
+        return self in (TrialState.WAITING, TrialState.RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormSketch:
+    """Quantiles of gradient norms before clipping, over the finite steps of one lane.
+
+    Attributes:
+        median: 50 % quantile.
+        q90: 90 % quantile.
+        q99: 99 % quantile.
+        max: the largest.
+    """
+
+    median: float
+    q90: float
+    q99: float
+    max: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the probe measured at frozen weights: the scales that kappa is relative to.
+
+    Attributes:
+        l2_norm: sketch of the L2 norm of the whole gradient, before clipping.
+        max_abs: sketch of the largest absolute element of the gradient.
+        num_batches: training batches measured, over all seeds.
+    """
+
+    l2_norm: NormSketch
+    max_abs: NormSketch
+    num_batches: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneResult:
+    """What one lane (one trial under one seed) did until it ended.
+
+    Attributes:
+        seed: training seed.
+        num_steps: optimizer steps taken.
+        value: the objective on held-out data at the last rung reached (minimized); None if diverged.
+        divergence_step: step at which the loss became non-finite, or the rung at which the objective
+            passed the spec's bound; None if the lane did not diverge.
+        clip_fraction: share of steps whose gradient was scaled or clamped, in [0, 1].
+        mean_scale: mean factor on the gradient norm, in (0, 1]; 1 = never clipped.
+        norms: gradient norms before clipping; None if no step was finite.
+        num_non_finite: steps with a non-finite loss or gradient.
+        seconds: wall time spent on training this lane's steps.
+    """
+
+    seed: int
+    num_steps: int
+    value: float | None
+    divergence_step: int | None
+    clip_fraction: float
+    mean_scale: float
+    norms: NormSketch | None
+    num_non_finite: int
+    seconds: float
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the lane diverged."""
+        return self.divergence_step is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One clip setting of a study and what is known of it.
+
+    Attributes:
+        id: identity in the database, or any unique text.
+        number: position in the order of asking, from 0.
+        cohort: number of the cohort it was asked in, from 0.
+        setting: the candidate.
+        state: where it stands.
+        rungs: objective by rung step and seed; None where the lane had diverged.
+        lanes: one result per seed once the trial ended, ordered by seed; empty before, and if it failed.
+    """
+
+    id: str
+    number: int
+    cohort: int
+    setting: ClipSetting
+    state: TrialState = TrialState.WAITING
+    rungs: Mapping[int, Mapping[int, float | None]] = field(default_factory=dict)
+    lanes: tuple[LaneResult, ...] = ()
+
+    @property
+    def num_diverged(self) -> int:
+        """How many of its lanes diverged."""
+        return sum(lane.diverged for lane in self.lanes)
+
+
+class Verdict(StrEnum):
+    """The answer to "does clipping matter here?"."""
+
+    CLIP = "clip"
+    NO_DIFFERENCE = "no_difference"
+    DO_NOT_CLIP = "do_not_clip"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Objective of one setting over the seeds that did not diverge.
+
+    Attributes:
+        mean: mean over those seeds; None if every seed diverged.
+        standard_error: of that mean; None with fewer than two values.
+        num_seeds: seeds that ended with a value.
+        num_diverged: seeds that diverged.
+    """
+
+    mean: float | None
+    standard_error: float | None
+    num_seeds: int
+    num_diverged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """Mean over seeds of (recommended setting - other setting); negative favours the recommended one.
+
+    Attributes:
+        mean: mean difference of the objective.
+        low: lower end of the 95 % confidence interval.
+        high: upper end.
+        num_pairs: seeds in which both have a value, at least 2.
+        test: how the interval was computed.
+    """
+
+    mean: float
+    low: float
+    high: float
+    num_pairs: int
+    test: str = "paired t"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The answer of a study, with its evidence.
+
+    Attributes:
+        verdict: see `Verdict`.
+        setting: what to train with; *off* unless the verdict is ``clip``, and the best seen if inconclusive.
+        interval: lowest and highest tried threshold of that method not distinguishable from the best;
+            None when the setting is *off*.
+        reason: the verdict in a sentence, with the figures it rests on.
+        value: objective of the best clip setting, the one ``difference`` is about; None if every one diverged.
+        best: that best clip setting; None if every one diverged.
+        off: objective without clipping.
+        difference: paired difference of ``best`` against *off*; None with fewer than two common seeds.
+        against_current: the same against the value in use today; None if the study named none.
+        clip_fraction: share of steps that ``best`` scaled, mean over seeds; None without ``best``.
+        mean_scale: mean factor of ``best``; None without ``best``.
+        norms: gradient norms before clipping under ``best``, medians over seeds; None without ``best``.
+        kappa: threshold of ``best`` / median reference norm; None without ``best``.
+        num_trials: settings evaluated.
+        num_diverged_trials: settings with at least one diverged seed.
+        lane_steps: optimizer steps spent over all lanes.
+        full_runs: the same in full single-seed runs.
+        train_seconds: wall time spent in training steps.
+    """
+
+    verdict: Verdict
+    setting: ClipSetting
+    interval: tuple[float, float] | None
+    reason: str
+    best: ClipSetting | None
+    value: Estimate | None
+    off: Estimate
+    difference: PairedDifference | None
+    against_current: PairedDifference | None
+    clip_fraction: float | None
+    mean_scale: float | None
+    norms: NormSketch | None
+    kappa: float | None
+    num_trials: int
+    num_diverged_trials: int
+    lane_steps: int
+    full_runs: float
+    train_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The recommendation as plain JSON values."""
+        return dataclasses.asdict(self)

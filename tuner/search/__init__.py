@@ -1,0 +1,1 @@
+"""Choosing clip settings and judging them: proposals, pruning, statistics, recommendation."""

@@ -1,0 +1,344 @@
+"""What a study asks: frozen values with their bounds, importable without torch.
+
+`ClipSetting` is one candidate, `StudySpec` the whole question, `ParameterField` one typed, bounded parameter
+of a workload. The same classes validate a library call, a CLI flag and an HTTP body, so a bound is written
+once. Invalid values raise `tuner.errors.SpecError`, which names the field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tuner.errors import SpecError
+from tuner.methods import METHODS, OFF, get_method
+
+ParameterValue = bool | int | float | str
+
+MAX_TRIALS = 1000
+MAX_SEEDS = 32
+MAX_STEPS = 10_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSetting:
+    """One clipping method with its threshold: one candidate of a study.
+
+    Attributes:
+        method: a name in `tuner.methods.METHODS`.
+        threshold: the tuned number in the method's own unit, finite and > 0; None exactly for ``none``.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    method: str
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:  # noqa: D102
+        method = get_method(self.method)
+        if not method.has_threshold:
+            if self.threshold is not None:
+                raise SpecError("threshold", f"must be left out for method {self.method!r}, got {self.threshold}")
+            return
+        if self.threshold is None:
+            raise SpecError("threshold", f"is required for method {self.method!r}: give {method.threshold_name} > 0")
+        if not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise SpecError("threshold", f"must be finite and > 0, got {self.threshold}; use method 'none' for off")
+
+    @property
+    def is_off(self) -> bool:
+        """Whether this is *no clipping*."""
+        return self.method == OFF
+
+    def __str__(self) -> str:
+        return self.method if self.threshold is None else f"{self.method}:{self.threshold:g}"
+
+    @classmethod
+    def parse(cls, text: str) -> ClipSetting:
+        """Read the form that `str` writes, for example ``global_norm:0.35`` or ``none``.
+
+        Args:
+            text: method, and after a colon the threshold.
+
+        Returns:
+            The setting.
+
+        Raises:
+            SpecError: if the part after the colon is not a number, or is out of bounds.
+
+        Example:
+            >>> ClipSetting.parse("global_norm:0.35")
+            ClipSetting(method='global_norm', threshold=0.35)
+        """
+        method, colon, threshold = text.partition(":")
+        if not colon:
+            return cls(method=method)
+        try:
+            number = float(threshold)
+        except ValueError:
+            raise SpecError("threshold", f"must be a number, got {threshold!r}; write METHOD:THRESHOLD") from None
+        return cls(method=method, threshold=number)
+
+
+OFF_SETTING = ClipSetting(method=OFF)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """One question: which of these clip settings should this workload train with?
+
+    Attributes:
+        workload: name of a registered workload.
+        parameters: values for the workload's own parameters; the rest keep their defaults.
+        methods: clipping methods to search, without ``none``, which is always a candidate.
+        current: the setting in use today; always a candidate when given.
+        threshold_low: lower end of the search range in the method's unit; None derives it from the probe.
+        threshold_high: upper end, likewise.
+        num_trials: clip settings to evaluate, *off* and ``current`` included, 2 to 1000.
+        num_seeds: seeds per setting, the same for all, 2 to 32 (one seed has no error bar).
+        num_steps: optimizer steps of a full run, 1 to 10 million.
+        cohort_size: settings trained together, 1 to 1000; later cohorts learn from earlier ones.
+        num_rungs: steps at which trials are compared, the last one included, 1 to 10.
+        reduction_factor: ratio between two neighbouring rungs, 2 to 10.
+        effect: relative difference of the objective that matters to you, >= 0 (0.01 = 1 %).
+        divergence_factor: a lane whose validation loss passes this multiple of its value before the first
+            step is diverged, > 1.
+        seed: seed of the search; the training seeds are 0, 1, ... for every study.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    workload: str
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    methods: tuple[str, ...] = ("global_norm",)
+    current: ClipSetting | None = None
+    threshold_low: float | None = None
+    threshold_high: float | None = None
+    num_trials: int = 16
+    num_seeds: int = 3
+    num_steps: int = 400
+    cohort_size: int = 8
+    num_rungs: int = 3
+    reduction_factor: int = 3
+    effect: float = 0.01
+    divergence_factor: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:  # noqa: D102
+        if not self.workload:
+            raise SpecError("workload", "must not be empty: name one of GET /v1/workloads")
+        _require_methods(self.methods)
+        _require_between("num_trials", self.num_trials, 2, MAX_TRIALS)
+        _require_between("num_seeds", self.num_seeds, 2, MAX_SEEDS)
+        _require_between("num_steps", self.num_steps, 1, MAX_STEPS)
+        _require_between("cohort_size", self.cohort_size, 1, MAX_TRIALS)
+        _require_between("num_rungs", self.num_rungs, 1, 10)
+        _require_between("reduction_factor", self.reduction_factor, 2, 10)
+        _require_between("seed", self.seed, 0, 2**32 - 1)
+        if not (math.isfinite(self.effect) and self.effect >= 0):
+            raise SpecError("effect", f"must be finite and >= 0, got {self.effect}")
+        if not (math.isfinite(self.divergence_factor) and self.divergence_factor > 1):
+            raise SpecError("divergence_factor", f"must be finite and > 1, got {self.divergence_factor}")
+        self._require_range()
+
+    def _require_range(self) -> None:
+        for name in ("threshold_low", "threshold_high"):
+            bound = getattr(self, name)
+            if bound is not None and not (math.isfinite(bound) and bound > 0):
+                raise SpecError(name, f"must be finite and > 0, got {bound}")
+        if (self.threshold_low is None) != (self.threshold_high is None):
+            missing = "threshold_low" if self.threshold_low is None else "threshold_high"
+            raise SpecError(missing, "is missing: give both ends of the range, or neither to derive it from the probe")
+        if self.threshold_low is not None and self.threshold_high is not None:
+            if self.threshold_low >= self.threshold_high:
+                raise SpecError(
+                    "threshold_low", f"must be < threshold_high, got {self.threshold_low} and {self.threshold_high}"
+                )
+            if len(self.methods) > 1:
+                raise SpecError(
+                    "threshold_low", "needs a single method, because methods differ in unit; leave the range out"
+                )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The training seeds, the same for every trial, which makes comparisons paired."""
+        return tuple(range(self.num_seeds))
+
+    @property
+    def rung_steps(self) -> tuple[int, ...]:
+        """Steps at which trials are compared, ascending and ending at ``num_steps``.
+
+        Example:
+            >>> StudySpec(workload="w", num_steps=400, num_rungs=3, reduction_factor=3).rung_steps
+            (44, 133, 400)
+        """
+        steps = {max(1, self.num_steps // self.reduction_factor**level) for level in range(self.num_rungs)}
+        return tuple(sorted(steps))
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as plain JSON values, every default written out; `study_spec` reads it back."""
+        return dataclasses.asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal for equal questions, hexadecimal."""
+        return canonical_digest(self.to_json())
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what is trained (workload and parameters), whatever the search; hexadecimal, 16 characters."""
+        return workload_fingerprint(self.workload, self.parameters)
+
+
+def study_spec(document: Mapping[str, Any]) -> StudySpec:
+    """Read what `StudySpec.to_json` wrote.
+
+    Args:
+        document: the JSON object.
+
+    Returns:
+        The spec.
+
+    Raises:
+        SpecError: if a field is unknown or out of bounds.
+    """
+    known = {each.name for each in dataclasses.fields(StudySpec)}
+    for name in document:
+        if name not in known:
+            raise SpecError(name, f"is no field of a study; the fields are {', '.join(sorted(known))}")
+    values = dict(document)
+    if values.get("current") is not None:
+        values["current"] = ClipSetting(**values["current"])
+    if "methods" in values:
+        values["methods"] = tuple(values["methods"])
+    return StudySpec(**values)
+
+
+def canonical_digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 over sorted, compact JSON.
+
+    Args:
+        document: JSON values; a NaN or an infinity has no canonical form.
+
+    Returns:
+        64 hexadecimal characters.
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def workload_fingerprint(workload: str, parameters: Mapping[str, ParameterValue]) -> str:
+    """Identify a workload with its resolved parameters.
+
+    Args:
+        workload: its name.
+        parameters: all its parameters, defaults written out.
+
+    Returns:
+        16 hexadecimal characters.
+    """
+    return canonical_digest({"workload": workload, "parameters": dict(parameters)})[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterField:
+    """One parameter of a workload: its type, default and bounds.
+
+    Attributes:
+        name: as in a spec's ``parameters``.
+        type: ``integer``, ``number``, ``string`` or ``boolean`` (JSON Schema's words).
+        default: the value when the spec leaves it out.
+        description: a sentence with the unit.
+        low: smallest allowed number, or None.
+        high: largest allowed number, or None.
+        choices: allowed strings, or None.
+    """
+
+    name: str
+    type: str
+    default: ParameterValue
+    description: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+
+    def check(self, value: Any) -> ParameterValue:
+        """The value, if it has this field's type and lies within its bounds.
+
+        Args:
+            value: what the caller gave.
+
+        Returns:
+            The value; an integer given for a ``number`` becomes a float.
+
+        Raises:
+            SpecError: if the type differs or a bound is passed.
+        """
+        at = f"parameters.{self.name}"
+        types: dict[str, tuple[type, ...]] = {
+            "integer": (int,),
+            "number": (int, float),
+            "string": (str,),
+            "boolean": (bool,),
+        }
+        if not isinstance(value, types[self.type]) or (isinstance(value, bool) and self.type != "boolean"):
+            raise SpecError(at, f"must be of type {self.type}, got {value!r}")
+        if self.choices is not None and value not in self.choices:
+            raise SpecError(at, f"must be one of {', '.join(self.choices)}, got {value!r}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise SpecError(at, f"must be finite, got {value}")
+            if self.low is not None and value < self.low:
+                raise SpecError(at, f"must be >= {self.low:g}, got {value:g}")
+            if self.high is not None and value > self.high:
+                raise SpecError(at, f"must be <= {self.high:g}, got {value:g}")
+        return float(value) if self.type == "number" else value
+
+    def to_schema(self) -> dict[str, Any]:
+        """This field as a JSON Schema property."""
+        schema: dict[str, Any] = {"type": self.type, "default": self.default, "description": self.description}
+        optional = {"minimum": self.low, "maximum": self.high, "enum": self.choices}
+        return schema | {key: value for key, value in optional.items() if value is not None}
+
+
+def resolve_parameters(fields: Sequence[ParameterField], given: Mapping[str, Any]) -> dict[str, ParameterValue]:
+    """All parameters of a workload: the given ones checked, the others at their defaults.
+
+    Args:
+        fields: the workload's parameters.
+        given: a subset of them by name.
+
+    Returns:
+        One value per field, in the fields' order.
+
+    Raises:
+        SpecError: if a name is unknown, a type differs or a bound is passed.
+    """
+    known = {each.name: each for each in fields}
+    for name in given:
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise SpecError(f"parameters.{name}", f"is no parameter of this workload; its parameters are: {names}")
+    return {name: each.check(given[name]) if name in given else each.default for name, each in known.items()}
+
+
+def _require_between(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise SpecError(name, f"must be a whole number between {low} and {high}, got {value}")
+
+
+def _require_methods(methods: tuple[str, ...]) -> None:
+    if not methods:
+        raise SpecError("methods", "must name at least one clipping method, for example global_norm")
+    if len(set(methods)) != len(methods):
+        raise SpecError("methods", f"must not repeat a method, got {', '.join(methods)}")
+    for name in methods:
+        if name not in METHODS:
+            get_method(name)
+        if name == OFF:
+            raise SpecError("methods", "must not contain 'none': off is always a candidate")

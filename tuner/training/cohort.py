@@ -1,0 +1,156 @@
+"""A cohort, the unit of training, and the events it tells while it runs. Plain values, no torch.
+
+A cohort is K clip settings x S seeds of one workload. Whoever trains it (one lane at a time, or all lanes as
+one batched program) takes a `Cohort` and yields `Event`s: a few `Progressed`, one `RungReached` per rung,
+one `TrialEnded` per trial. The training process sends them as JSON lines; `Cohort.to_json` and
+`Cohort.from_json` carry the request the other way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tuner.evidence import LaneResult, Reference
+from tuner.spec import ClipSetting, ParameterValue
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortTrial:
+    """One clip setting of a cohort.
+
+    Attributes:
+        id: the trial's identity, as in `tuner.evidence.Trial`.
+        setting: the candidate.
+        protected: True for *off* and the value in use today: never pruned, because everything is compared
+            with them.
+    """
+
+    id: str
+    setting: ClipSetting
+    protected: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """What to train together.
+
+    Attributes:
+        workload: registered name.
+        parameters: all the workload's parameters, resolved.
+        trials: settings, at least one.
+        seeds: training seeds, the same for every trial.
+        rung_steps: ascending steps at which trials are compared; the last is the length of a full run.
+        divergence_factor: see `tuner.spec.StudySpec`.
+        history: per rung step, the objectives (means over seeds; inf = diverged) of earlier cohorts' trials.
+    """
+
+    workload: str
+    parameters: Mapping[str, ParameterValue]
+    trials: tuple[CohortTrial, ...]
+    seeds: tuple[int, ...]
+    rung_steps: tuple[int, ...]
+    divergence_factor: float
+    history: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; an infinity is written as None."""
+        document = dataclasses.asdict(self)
+        document["history"] = {
+            str(step): [value if value != float("inf") else None for value in values]
+            for step, values in self.history.items()
+        }
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Cohort:
+        """Read what `to_json` wrote."""
+        return cls(
+            workload=document["workload"],
+            parameters=document["parameters"],
+            trials=tuple(
+                CohortTrial(
+                    id=trial["id"], setting=ClipSetting(**trial["setting"]), protected=trial["protected"]
+                )
+                for trial in document["trials"]
+            ),
+            seeds=tuple(document["seeds"]),
+            rung_steps=tuple(document["rung_steps"]),
+            divergence_factor=document["divergence_factor"],
+            history={
+                int(step): tuple(float("inf") if value is None else value for value in values)
+                for step, values in document["history"].items()
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressed:
+    """Lanes moved on; told about once a second, and proof that the training is not stalled.
+
+    Attributes:
+        lane_steps: optimizer steps taken so far in this cohort, over all lanes.
+        total_lane_steps: steps of all lanes that are not pruned or diverged, up to the last rung.
+        step: the step of the lane that is training now.
+    """
+
+    lane_steps: int
+    total_lane_steps: int
+    step: int
+    kind: Literal["progress"] = "progress"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneValue:
+    """Objective of one lane at one rung; ``value`` is None if the lane has diverged."""
+
+    trial_id: str
+    seed: int
+    value: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungReached:
+    """Every live trial of the cohort reached a rung.
+
+    Attributes:
+        index: number of the rung, from 0.
+        step: the step it stands for.
+        values: one per live trial and seed.
+        pruned: trials that end here because they were worse than the median.
+    """
+
+    index: int
+    step: int
+    values: tuple[LaneValue, ...]
+    pruned: tuple[str, ...]
+    kind: Literal["rung"] = "rung"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnded:
+    """A trial has its result.
+
+    Attributes:
+        trial_id: which.
+        state: ``complete`` (trained to the last rung, diverged lanes included) or ``pruned``.
+        lanes: one result per seed, ordered by seed.
+    """
+
+    trial_id: str
+    state: Literal["complete", "pruned"]
+    lanes: tuple[LaneResult, ...]
+    kind: Literal["trial"] = "trial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeMeasured:
+    """The probe has the reference norms."""
+
+    reference: Reference
+    kind: Literal["probe"] = "probe"
+
+
+Event = Progressed | RungReached | TrialEnded | ProbeMeasured
