@@ -41,10 +41,15 @@ class Settings(BaseSettings):
         description="auto is WAL from SQLite 3.51.3 on, and TRUNCATE below, where WAL can corrupt the file.",
     )
     database_wait_seconds: float = Field(
-        default=10.0, ge=0, le=600, description="How long a starting process waits for the database, in seconds."
+        default=10.0,
+        ge=0,
+        le=600,
+        description="How long a starting process waits for the database, in seconds.",
     )
     host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
-    port: int = Field(default=8765, ge=0, le=65535, description="Port that the API listens on; 0 picks a free one.")
+    port: int = Field(
+        default=8765, ge=0, le=65535, description="Port that the API listens on; 0 picks a free one."
+    )
     allowed_hosts: str = Field(
         default="",
         description="Comma-separated names that a request's Host header may carry, besides host and localhost; "
@@ -63,10 +68,16 @@ class Settings(BaseSettings):
         description="Largest budget of a study: num_trials x num_seeds x num_steps, in optimizer steps.",
     )
     lease_seconds: float = Field(
-        default=60.0, gt=0, le=3600, description="How long a worker's lease is valid without renewal (TTL), in seconds."
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="How long a worker's lease is valid without renewal (TTL), in seconds.",
     )
     renew_seconds: float = Field(
-        default=15.0, gt=0, le=900, description="How often a worker renews its lease, in seconds; 4 x renew <= lease."
+        default=15.0,
+        gt=0,
+        le=900,
+        description="How often a worker renews its lease, in seconds; 4 x renew <= lease.",
     )
     poll_seconds: float = Field(
         default=0.5, gt=0, le=5, description="How often an idle worker looks for a job, in seconds."
@@ -75,13 +86,21 @@ class Settings(BaseSettings):
         default=10.0, gt=0, le=60, description="How often the API ends expired leases, in seconds."
     )
     stall_seconds: float = Field(
-        default=600.0, gt=0, description="A training process without a reported step for this long is killed, in seconds."
+        default=600.0,
+        gt=0,
+        description="A training process without a reported step for this long is killed, in seconds.",
     )
     kill_grace_seconds: float = Field(
-        default=10.0, gt=0, le=60, description="Time between SIGTERM and SIGKILL to a training process, in seconds."
+        default=10.0,
+        gt=0,
+        le=60,
+        description="Time between SIGTERM and SIGKILL to a training process, in seconds.",
     )
     max_lost: int = Field(
-        default=3, ge=1, le=100, description="Workers a job may lose in a row without progress before it fails."
+        default=3,
+        ge=1,
+        le=100,
+        description="Workers a job may lose in a row without progress before it fails.",
     )
     max_attempts: int = Field(
         default=3, ge=1, le=100, description="Times a job or trial may end in an error before it fails."
@@ -99,7 +118,8 @@ class Settings(BaseSettings):
         default="info", description="Least severe log line that is written."
     )
     url: str = Field(
-        default="", description="Address of the service for the client; empty means the one served from home, or port 8765."
+        default="",
+        description="Address of the service for the client; empty means the one served from home, or port 8765.",
     )
     api_key: SecretStr = Field(
         default=SecretStr(""), description="Access key for the client; empty means the one kept in home."

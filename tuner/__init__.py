@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tuner.evidence import Recommendation as Recommendation
     from tuner.spec import ClipSetting as ClipSetting
     from tuner.spec import StudySpec as StudySpec
-    from tuner.tune import tune as tune
+    from tuner.tuning import tune as tune
     from tuner.workloads.base import Workload as Workload
 
 _HOME = {
@@ -21,7 +21,7 @@ _HOME = {
     "Recommendation": "tuner.evidence",
     "StudySpec": "tuner.spec",
     "Workload": "tuner.workloads.base",
-    "tune": "tuner.tune",
+    "tune": "tuner.tuning",
 }
 
 __all__ = ["ClipSetting", "Recommendation", "StudySpec", "Workload", "tune"]

@@ -1,10 +1,12 @@
 """Errors of the science package, drawn as a tree.
 
 TunerError
-├── SpecError(ValueError)                a study, setting or parameter out of its bounds
-├── UnknownMethodError(LookupError)      no clipping method of that name
-├── UnknownWorkloadError(LookupError)    no workload of that name
-└── NoTrialsError(ValueError)            evidence was asked for before any trial ended
+|-- SpecError(ValueError)                a study, setting or parameter out of its bounds
+|-- UnknownMethodError(LookupError)      no clipping method of that name
+|-- UnknownWorkloadError(LookupError)    no workload of that name
+|-- NoTrialsError(ValueError)            evidence was asked for before any trial ended
+|-- ProbeError(ArithmeticError)          the probe found no gradient to scale thresholds by
+`-- LaneError(RuntimeError)              a workload's own code raised while a lane trained
 
 Each error carries the facts in fields and builds its own sentence: what was wrong, the value, the bound,
 the remedy. ``code`` is stable: the service answers with it over HTTP. Divergence of a training run is not
@@ -67,4 +69,40 @@ class NoTrialsError(TunerError, ValueError):
     code = "no_trials"
 
     def __init__(self) -> None:
-        super().__init__("no trial has ended yet, so there is nothing to recommend: wait for the first cohort")
+        super().__init__(
+            "no trial has ended yet, so there is nothing to recommend: wait for the first cohort"
+        )
+
+
+class ProbeError(TunerError, ArithmeticError):
+    """The probe measured no usable gradient norm, so no search range can be derived from it.
+
+    Attributes:
+        reason: what was measured, as one sentence.
+    """
+
+    code = "probe_failed"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{reason}; check the loss and the data of the first training batches")
+
+
+class LaneError(TunerError, RuntimeError):
+    """A workload's own code raised while a lane trained; the original error is ``__cause__``.
+
+    Attributes:
+        trial_id: the trial to blame.
+        seed: its training seed.
+        step: optimizer steps the lane had taken.
+    """
+
+    code = "lane_failed"
+
+    def __init__(self, trial_id: str, seed: int, step: int, cause: BaseException) -> None:
+        self.trial_id = trial_id
+        self.seed = seed
+        self.step = step
+        super().__init__(
+            f"trial {trial_id} with seed {seed} failed at step {step}: {type(cause).__name__}: {cause}"
+        )

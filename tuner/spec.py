@@ -39,16 +39,22 @@ class ClipSetting:
     method: str
     threshold: float | None = None
 
-    def __post_init__(self) -> None:  # noqa: D102
+    def __post_init__(self) -> None:
         method = get_method(self.method)
         if not method.has_threshold:
             if self.threshold is not None:
-                raise SpecError("threshold", f"must be left out for method {self.method!r}, got {self.threshold}")
+                raise SpecError(
+                    "threshold", f"must be left out for method {self.method!r}, got {self.threshold}"
+                )
             return
         if self.threshold is None:
-            raise SpecError("threshold", f"is required for method {self.method!r}: give {method.threshold_name} > 0")
+            raise SpecError(
+                "threshold", f"is required for method {self.method!r}: give {method.threshold_name} > 0"
+            )
         if not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise SpecError("threshold", f"must be finite and > 0, got {self.threshold}; use method 'none' for off")
+            raise SpecError(
+                "threshold", f"must be finite and > 0, got {self.threshold}; use method 'none' for off"
+            )
 
     @property
     def is_off(self) -> bool:
@@ -81,7 +87,9 @@ class ClipSetting:
         try:
             number = float(threshold)
         except ValueError:
-            raise SpecError("threshold", f"must be a number, got {threshold!r}; write METHOD:THRESHOLD") from None
+            raise SpecError(
+                "threshold", f"must be a number, got {threshold!r}; write METHOD:THRESHOLD"
+            ) from None
         return cls(method=method, threshold=number)
 
 
@@ -129,7 +137,7 @@ class StudySpec:
     divergence_factor: float = 3.0
     seed: int = 0
 
-    def __post_init__(self) -> None:  # noqa: D102
+    def __post_init__(self) -> None:
         if not self.workload:
             raise SpecError("workload", "must not be empty: name one of GET /v1/workloads")
         _require_methods(self.methods)
@@ -153,15 +161,19 @@ class StudySpec:
                 raise SpecError(name, f"must be finite and > 0, got {bound}")
         if (self.threshold_low is None) != (self.threshold_high is None):
             missing = "threshold_low" if self.threshold_low is None else "threshold_high"
-            raise SpecError(missing, "is missing: give both ends of the range, or neither to derive it from the probe")
+            raise SpecError(
+                missing, "is missing: give both ends of the range, or neither to derive it from the probe"
+            )
         if self.threshold_low is not None and self.threshold_high is not None:
             if self.threshold_low >= self.threshold_high:
                 raise SpecError(
-                    "threshold_low", f"must be < threshold_high, got {self.threshold_low} and {self.threshold_high}"
+                    "threshold_low",
+                    f"must be < threshold_high, got {self.threshold_low} and {self.threshold_high}",
                 )
             if len(self.methods) > 1:
                 raise SpecError(
-                    "threshold_low", "needs a single method, because methods differ in unit; leave the range out"
+                    "threshold_low",
+                    "needs a single method, because methods differ in unit; leave the range out",
                 )
 
     @property
@@ -286,7 +298,8 @@ class ParameterField:
             "string": (str,),
             "boolean": (bool,),
         }
-        if not isinstance(value, types[self.type]) or (isinstance(value, bool) and self.type != "boolean"):
+        has_type = isinstance(value, types[self.type])
+        if not has_type or (isinstance(value, bool) and self.type != "boolean"):
             raise SpecError(at, f"must be of type {self.type}, got {value!r}")
         if self.choices is not None and value not in self.choices:
             raise SpecError(at, f"must be one of {', '.join(self.choices)}, got {value!r}")
@@ -297,7 +310,8 @@ class ParameterField:
                 raise SpecError(at, f"must be >= {self.low:g}, got {value:g}")
             if self.high is not None and value > self.high:
                 raise SpecError(at, f"must be <= {self.high:g}, got {value:g}")
-        return float(value) if self.type == "number" else value
+        checked: ParameterValue = float(value) if self.type == "number" else value
+        return checked
 
     def to_schema(self) -> dict[str, Any]:
         """This field as a JSON Schema property."""
@@ -306,7 +320,9 @@ class ParameterField:
         return schema | {key: value for key, value in optional.items() if value is not None}
 
 
-def resolve_parameters(fields: Sequence[ParameterField], given: Mapping[str, Any]) -> dict[str, ParameterValue]:
+def resolve_parameters(
+    fields: Sequence[ParameterField], given: Mapping[str, Any]
+) -> dict[str, ParameterValue]:
     """All parameters of a workload: the given ones checked, the others at their defaults.
 
     Args:
@@ -323,7 +339,9 @@ def resolve_parameters(fields: Sequence[ParameterField], given: Mapping[str, Any
     for name in given:
         if name not in known:
             names = ", ".join(known) or "none"
-            raise SpecError(f"parameters.{name}", f"is no parameter of this workload; its parameters are: {names}")
+            raise SpecError(
+                f"parameters.{name}", f"is no parameter of this workload; its parameters are: {names}"
+            )
     return {name: each.check(given[name]) if name in given else each.default for name, each in known.items()}
 
 

@@ -43,5 +43,3 @@ def database_now(session: Session, now: int | None = None) -> int:
     dialect = session.get_bind().dialect.name
     clock = text(f"SELECT {now_sql(dialect)} AS now").bindparams(bindparam("now", now, BigInteger()))
     return int(session.execute(clock.columns(now=BigInteger())).scalar_one())
-
-

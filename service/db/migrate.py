@@ -51,7 +51,9 @@ def upgrade(database: Database) -> None:
 
 def current_revision(connection: Connection) -> str | None:
     """The schema's revision; None in an empty database."""
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    return MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE}
+    ).get_current_revision()
 
 
 def head_revision() -> str:

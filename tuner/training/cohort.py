@@ -92,7 +92,8 @@ class Progressed:
 
     Attributes:
         lane_steps: optimizer steps taken so far in this cohort, over all lanes.
-        total_lane_steps: steps of all lanes that are not pruned or diverged, up to the last rung.
+        total_lane_steps: steps the cohort will have taken if no further lane ends early: those of the lanes
+            that ended, and full runs of the others.
         step: the step of the lane that is training now.
     """
 

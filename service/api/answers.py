@@ -1,0 +1,60 @@
+"""Successful answers: JSON with an ETag where a reader polls, nothing validated twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+
+def answer(
+    document: BaseModel | Mapping[str, Any],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    with_etag: bool = False,
+) -> Response:
+    """A JSON answer.
+
+    Args:
+        document: a schema's object, or JSON values that were stored as one.
+        status: of the answer.
+        headers: besides the usual ones.
+        with_etag: whether a reader may ask for changes only.
+
+    Returns:
+        The answer.
+    """
+    if isinstance(document, BaseModel):
+        content = document.model_dump_json().encode()
+    else:
+        content = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    response = Response(content, status_code=status, headers=headers, media_type="application/json")
+    if with_etag:
+        response.headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return response
+
+
+def not_modified(request: Request, response: Response) -> Response | None:
+    """A 304 if the reader already has this answer.
+
+    Args:
+        request: may carry ``If-None-Match``.
+        response: has an ETag.
+
+    Returns:
+        The short answer, or None to send the full one.
+    """
+    known = request.headers.get("if-none-match")
+    if known is None:
+        return None
+    etag = response.headers["etag"]
+    if known.strip() != "*" and etag not in (tag.strip().removeprefix("W/") for tag in known.split(",")):
+        return None
+    kept = {name: response.headers[name] for name in ("etag", "cache-control") if name in response.headers}
+    return Response(status_code=304, headers=kept)

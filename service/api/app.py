@@ -1,0 +1,101 @@
+"""Builds the HTTP application from its settings and a database; no globals, nothing read from the environment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+from service.api import problems
+from service.api.deps import Services
+from service.api.edge import Edge
+from service.api.metrics import Metrics
+from service.api.openapi import describe
+from service.api.routes import catalog, events, operations, recommendations, studies
+from service.db.session import Database
+from service.jobs.queue import Queue
+from service.keys import Keyring
+from service.settings import Settings
+from service.studies import forget_idempotency_keys
+
+#: How often Idempotency-Keys past their time are deleted, in seconds.
+_FORGET_SECONDS = 3600.0
+
+#: Threads that answer cheap queries; see `service.api.deps.Services`.
+FAST_READS = 2
+
+_log = structlog.get_logger()
+
+
+def create_app(settings: Settings, database: Database) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: limits, hosts, intervals.
+        database: migrated and reachable; the caller closes it.
+
+    Returns:
+        An ASGI application; its lifespan ends expired leases every ``settings.reap_seconds``.
+    """
+    metrics = Metrics(database)
+    queue = Queue(database, lease_seconds=settings.lease_seconds, max_lost=settings.max_lost)
+    services = Services(settings, database, queue, Keyring(database), metrics, CapacityLimiter(FAST_READS))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        tasks = [
+            asyncio.create_task(_repeat(queue.reap, settings.reap_seconds)),
+            asyncio.create_task(_repeat(services.keyring.record_use, settings.reap_seconds)),
+            asyncio.create_task(_repeat(lambda: forget_idempotency_keys(database), _FORGET_SECONDS)),
+        ]
+        yield
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    app = FastAPI(
+        title="cliptune",
+        version="1",
+        summary="Which gradient-clipping setting should this training run use, and does it matter here?",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.services = services
+    problems.install(app)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(Edge, settings=settings, metrics=metrics)
+    for module in (studies, events, recommendations, catalog, operations):
+        app.include_router(module.router)
+    describe(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+async def _repeat(action: Callable[[], Any], seconds: float) -> None:
+    """Do something in the thread pool every so often, through outages of the database."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await run_in_threadpool(action)
+        except SQLAlchemyError as error:
+            _log.warning(
+                "housekeeping failed", action="housekeeping_failed", error=str(getattr(error, "orig", error))
+            )

@@ -1,0 +1,76 @@
+"""A study's events as a stream (Server-Sent Events), resumable at any event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from service import studies
+from service.api.deps import App, Reader, Services, StudyId
+from service.schemas import EventOut
+
+router = APIRouter(tags=["studies"])
+
+#: Waits between two looks at the database, in seconds: short after news, longer while nothing happens.
+_LOOK_SECONDS = (0.1, 0.2, 0.3, 0.5)
+_BATCH = 500
+_RECONNECT_MILLISECONDS = 1000
+
+EventId = Annotated[int | None, Query(ge=0, le=2**62, description="Skip events up to this id.")]
+LastEventId = Annotated[
+    int | None, Header(ge=0, le=2**62, description="As EventSource sends it; wins over after.")
+]
+
+
+def _visible_study(app: App, principal: Reader, study_id: StudyId) -> str:
+    """The study's id, checked before the stream begins: afterwards no problem can be answered any more."""
+    with app.database.read() as session:
+        studies.get_state(session, tenant_id=principal.tenant_id, study_id=study_id)
+    return study_id
+
+
+@router.get("/v1/studies/{study_id}/events", response_class=EventSourceResponse)
+async def stream_events(
+    app: App,
+    study_id: Annotated[str, Depends(_visible_study)],
+    after: EventId = None,
+    last_event_id: LastEventId = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """What happened and what happens next; ends after the event that ends the study.
+
+    Each ``data`` is an event as JSON, each ``id`` the number to resume after.
+    """
+    seen = last_event_id if last_event_id is not None else after or 0
+    yield ServerSentEvent(retry=_RECONNECT_MILLISECONDS, comment="cliptune")
+    quiet = 0
+    while True:
+        try:
+            events, is_done = await run_in_threadpool(_read, app, study_id, seen)
+        except SQLAlchemyError as error:
+            # The reader comes back with the last id; a problem can't be sent in the middle of a stream.
+            cause = str(getattr(error, "orig", error))
+            structlog.get_logger().warning("an event stream ended early", action="stream_cut", error=cause)
+            return
+        for event in events:
+            seen = event.id
+            yield ServerSentEvent(raw_data=event.model_dump_json(), event=event.kind, id=str(event.id))
+            if event.is_terminal:
+                return
+        if is_done and len(events) < _BATCH:
+            return
+        quiet = 0 if events else quiet + 1
+        await asyncio.sleep(_LOOK_SECONDS[min(quiet, len(_LOOK_SECONDS) - 1)])
+
+
+def _read(app: Services, study_id: str, after: int) -> tuple[list[EventOut], bool]:
+    with app.database.read() as session:
+        # The state first: if it is final, its event was committed with it and is seen by the second read.
+        is_done = studies.is_done(session, study_id)
+        return studies.list_events(session, study_id=study_id, after=after, limit=_BATCH), is_done

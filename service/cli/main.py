@@ -1,0 +1,67 @@
+"""The `cliptune` command: what it offers, and how an error ends it.
+
+Exit codes: 0 done; 1 nothing found; 2 usage or configuration; 3 the service or its database can't be reached, or
+refuses the key; 4 timed out waiting, the study goes on; 5 the study failed or was cancelled; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from service.cli import operate, study
+from service.errors import ServiceError
+from tuner.errors import TunerError
+
+app = typer.Typer(
+    name="cliptune",
+    help="Which gradient-clipping setting should this training run use, how sure are we, does clipping matter here?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for operator_command in (operate.serve, operate.api, operate.worker, operate.settings, operate.demo):
+    app.command()(operator_command)
+for user_command in (study.submit, study.watch, study.show, study.studies, study.cancel, study.recommend):
+    app.command()(user_command)
+
+#: Which extra brings a package that the base install leaves out.
+_EXTRA_OF = {
+    **dict.fromkeys(("alembic", "fastapi", "prometheus_client", "sqlalchemy", "stamina", "starlette", "uvicorn"), "server"),
+    **dict.fromkeys(("numpy", "optuna", "scipy", "sklearn", "torch"), "tune"),
+}
+
+
+@app.command()
+def version() -> None:
+    """Print the version of this installation."""
+    from importlib.metadata import version as installed
+
+    typer.echo(installed("cliptune"))
+
+
+def main() -> None:
+    """Run a command; an error of ours becomes one line on standard error and an exit code."""
+    try:
+        app()
+    except (ServiceError, TunerError) as error:
+        typer.echo(f"cliptune: {error} [{error.code}]", err=True)
+        sys.exit(error.exit_code if isinstance(error, ServiceError) else 2)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        typer.echo(
+            f"cliptune: this command needs {error.name}, which is not installed: "
+            f"pip install 'cliptune[{extra}]' [missing_extra]",
+            err=True,
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""A running study on a terminal, or in a log: the events folded into a view, and the view as lines.
+
+`StudyView.fold` is pure: a view and an event give the next view. `follow` shows it, as a live block on a
+terminal and as plain, complete lines elsewhere (log viewers lose carriage returns).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from service.schemas import EventOut, StudyOut
+
+_BAR = 24
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """What is known of a running study.
+
+    Attributes:
+        study: as it was when the view began.
+        status: the last thing that happened, in words.
+        probe: the reference norms in words, empty before the probe.
+        cohort: number of the cohort that trains, from 0.
+        cohort_ids: ids of its trials.
+        cohort_share: share of its steps done, in [0, 1].
+        rungs: one line per rung reached.
+        ended: trials that have a result, by id.
+        best: best mean objective so far with its setting.
+        off: mean objective without clipping.
+    """
+
+    study: StudyOut
+    status: str = "queued"
+    probe: str = ""
+    cohort: int = 0
+    cohort_ids: frozenset[str] = frozenset()
+    cohort_share: float = 0.0
+    rungs: tuple[str, ...] = ()
+    ended: frozenset[str] = frozenset()
+    best: tuple[float, str] | None = None
+    off: str = ""
+
+    def fold(self, event: EventOut) -> StudyView:
+        """The view after an event; an unknown kind changes nothing."""
+        change = getattr(self, f"_on_{event.kind}", None)
+        return self if change is None else dataclasses.replace(self, **change(event.payload))
+
+    def _on_acquired(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "status": "a worker has it"
+            + (f" (attempt {payload['attempt']})" if payload["attempt"] > 1 else "")
+        }
+
+    def _on_training_started(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"status": f"training on {payload['device']}"}
+
+    def _on_probe(self, payload: dict[str, Any]) -> dict[str, Any]:
+        norms = payload["reference"]["l2_norm"]
+        quantiles = f"median norm {norms['median']:.3g}   q90 {norms['q90']:.3g}   max {norms['max']:.3g}"
+        return {"probe": f"{quantiles}   (before clipping)"}
+
+    def _on_cohort(self, payload: dict[str, Any]) -> dict[str, Any]:
+        ids = frozenset(each["id"] for each in payload["trials"])
+        return {"cohort": payload["cohort"], "cohort_ids": ids, "cohort_share": 0.0}
+
+    def _on_progress(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"cohort_share": payload["lane_steps"] / max(1, payload["total_lane_steps"])}
+
+    def _on_rung(self, payload: dict[str, Any]) -> dict[str, Any]:
+        known = [each for each in payload["values"] if each["mean"] is not None]
+        best = min((each["mean"] for each in known), default=None)
+        text = (
+            f"cohort {payload['cohort'] + 1} rung {payload['index'] + 1}/{payload['num_rungs']} "
+            f"at step {payload['step']}: {len(payload['values'])} settings"
+            + (f", best {best:.4f}" if best is not None else "")
+            + (f", {len(payload['pruned'])} stopped" if payload["pruned"] else "")
+        )
+        return {"rungs": (*self.rungs, text)}
+
+    def _on_trial(self, payload: dict[str, Any]) -> dict[str, Any]:
+        changes: dict[str, Any] = {"ended": self.ended | {payload["trial_id"]}}
+        mean, name = payload["mean"], _setting(payload["setting"])
+        if payload["setting"]["method"] == "none":
+            diverged = f" ({payload['num_diverged']} seeds diverged)" if payload["num_diverged"] else ""
+            changes["off"] = (f"{mean:.4f}" if mean is not None else "all seeds") + diverged
+        elif payload["state"] == "complete" and mean is not None and not payload["num_diverged"]:
+            changes["best"] = min(filter(None, (self.best, (mean, name))))
+        return changes
+
+    def _on_trial_failed(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"ended": self.ended | {payload["trial_id"]}, "status": f"a trial failed: {payload['error']}"}
+
+    def _on_reaped(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"status": f"its worker was lost ({payload['lost_count']} in a row); another one takes over"}
+
+    def _on_released(self, payload: dict[str, Any]) -> dict[str, Any]:
+        del payload
+        return {"status": "its worker stopped; another one takes over"}
+
+    def _on_error(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"status": f"error, tried again: {str(payload['error']).strip().splitlines()[-1]}"}
+
+    def _on_cancel_requested(self, payload: dict[str, Any]) -> dict[str, Any]:
+        del payload
+        return {"status": "cancel requested"}
+
+    @property
+    def share(self) -> float:
+        """Share of the study's settings that are done, in [0, 1]; pruned settings make it jump ahead."""
+        running = self.cohort_share * len(self.cohort_ids - self.ended)
+        return min(1.0, (len(self.ended) + running) / int(self.study.spec["num_trials"]))
+
+    def header(self) -> str:
+        """The study in a line."""
+        spec = self.study.spec
+        return (
+            f"study {self.study.id[:8]}   {spec['workload']}   {spec['num_trials']} settings x "
+            f"{spec['num_seeds']} seeds, {spec['num_steps']} steps"
+        )
+
+    def lines(self) -> list[str]:
+        """The view as it stands."""
+        filled = round(self.share * _BAR)
+        bar = f"[{'#' * filled}{'-' * (_BAR - filled)}] {self.share:4.0%}"
+        lines = [self.header()]
+        if self.probe:
+            lines.append(f"probe    {self.probe}")
+        lines += [f"         {rung}" for rung in self.rungs[-4:]]
+        so_far = f"   best so far {self.best[1]} {self.best[0]:.4f}" if self.best else ""
+        against = f"   off {self.off}" if self.off else ""
+        lines.append(
+            f"{bar}   {len(self.ended)} of {self.study.spec['num_trials']} settings done{so_far}{against}"
+        )
+        lines.append(f"         {self.status}")
+        return lines
+
+
+def follow(study: StudyOut, events: Iterable[EventOut], *, quiet: bool = False) -> None:
+    """Show a study until its stream of events ends.
+
+    Args:
+        study: the study.
+        events: from the beginning, ending with the terminal one.
+        quiet: show nothing, only wait.
+    """
+    if quiet:
+        for _ in events:
+            pass
+    elif sys.stderr.isatty():
+        _follow_live(StudyView(study), events)
+    else:
+        _follow_in_log(StudyView(study), events)
+
+
+def _follow_live(view: StudyView, events: Iterable[EventOut]) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    with Live(Text("\n".join(view.lines())), console=console, refresh_per_second=8) as live:
+        for event in events:
+            view = view.fold(event)
+            live.update(Text("\n".join(view.lines())))
+
+
+def _follow_in_log(view: StudyView, events: Iterable[EventOut]) -> None:
+    print(view.header(), file=sys.stderr, flush=True)  # noqa: T201
+    for event in events:
+        after = view.fold(event)
+        for text in _news(view, after):
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+        view = after
+
+
+def _news(before: StudyView, after: StudyView) -> list[str]:
+    """What a reader of a log has not seen yet."""
+    news = [after.probe and f"probe    {after.probe}"] if after.probe != before.probe else []
+    news += [f"         {rung}" for rung in after.rungs[len(before.rungs) :]]
+    if after.cohort_ids != before.cohort_ids or after.share == 1.0 != before.share:
+        news.append(after.lines()[-2])
+    if after.status != before.status:
+        news.append(f"         {after.status}")
+    return news
+
+
+def _setting(document: dict[str, Any]) -> str:
+    threshold = document["threshold"]
+    return str(document["method"]) if threshold is None else f"{document['method']}:{threshold:g}"

@@ -1,0 +1,253 @@
+"""Commands for users: submit a study, watch it, look at it, ask for a recommendation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from service.client import Client
+    from service.schemas import StudyOut
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")
+]
+UrlOption = Annotated[
+    str, typer.Option("--url", help="Address of the service; default: CLIPTUNE_URL or the local one.")
+]
+StudyArgument = Annotated[str, typer.Argument(help="Id of the study, or its first characters.")]
+
+
+def submit(
+    workload: Annotated[
+        str, typer.Option(help="A registered workload; `cliptune settings` and GET /v1/workloads list them.")
+    ] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--param", help="NAME=VALUE of the workload; repeat it.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Clipping method to search; repeat it. Default: global_norm.")
+    ] = None,
+    current: Annotated[str | None, typer.Option(help="Setting in use today, as METHOD:THRESHOLD.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Clip settings to evaluate, off included. Default: 16.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds per setting. Default: 3.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of a full run. Default: 400.")] = None,
+    cohort_size: Annotated[int | None, typer.Option(help="Settings trained together. Default: 8.")] = None,
+    low: Annotated[
+        float | None, typer.Option("--threshold-low", help="Lower end of the search range.")
+    ] = None,
+    high: Annotated[
+        float | None, typer.Option("--threshold-high", help="Upper end of the search range.")
+    ] = None,
+    effect: Annotated[
+        float | None, typer.Option(help="Relative difference that matters to you. Default: 0.01.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search. Default: 0.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="JSON file with the study; options win over it.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="A name; the same name and study again gives the same study.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the study and print its recommendation.")
+    ] = False,
+    as_json: JsonOption = False,
+    url: UrlOption = "",
+) -> None:
+    """Submit a study; with --wait, follow it to its recommendation."""
+    from service.cli.connection import connect
+
+    options: dict[str, Any] = {
+        "workload": workload or None,
+        "parameters": dict(map(_parse_parameter, parameter)) if parameter else None,
+        "methods": method or None,
+        "current": _parse_setting(current) if current else None,
+        "num_trials": trials,
+        "num_seeds": seeds,
+        "num_steps": steps,
+        "cohort_size": cohort_size,
+        "threshold_low": low,
+        "threshold_high": high,
+        "effect": effect,
+        "seed": seed,
+    }
+    document = _read_spec(spec) | {key: value for key, value in options.items() if value is not None}
+    with connect(url) as client:
+        study = client.create_study(document, name=name)
+        if wait:
+            _follow(client, study, as_json=as_json)
+        elif as_json:
+            _print_json(study)
+        else:
+            typer.echo(f"study {study.id}   {study.state}")
+            typer.echo(f"follow it: cliptune watch {study.id[:8]}")
+
+
+def watch(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "") -> None:
+    """Follow a study until it ends, then print its recommendation."""
+    from service.cli.connection import connect
+
+    with connect(url) as client:
+        _follow(client, client.find_study(study), as_json=as_json)
+
+
+def show(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "") -> None:
+    """Show a study: where it stands, its settings as a chart and a table, its recommendation."""
+    from service.cli.connection import connect
+    from service.cli.progress import StudyView
+    from service.cli.summary import trial_lines
+
+    with connect(url) as client:
+        found = client.find_study(study)
+        trials = client.list_trials(found.id)
+        if as_json:
+            trial_documents = [trial.model_dump(mode="json") for trial in trials]
+            typer.echo(json.dumps(found.model_dump(mode="json") | {"trials": trial_documents}, indent=2))
+            return
+        typer.echo(f"{StudyView(found).header()}   {found.state}")
+        if found.error is not None:
+            typer.echo(f" error      {found.error.detail.strip()} [{found.error.code}]")
+        for line in trial_lines(trials):
+            typer.echo(line)
+        _print_result(client, found)
+
+
+def studies(
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=1000)] = 20,
+    as_json: JsonOption = False,
+    url: UrlOption = "",
+) -> None:
+    """List studies, newest first."""
+    from itertools import islice
+
+    from service.cli.connection import connect
+
+    with connect(url) as client:
+        found = list(islice(client.iter_studies(), limit))
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json") for each in found], indent=2))
+        return
+    for each in found:
+        verdict = f"{each.result.verdict}  {each.result.setting}" if each.result else ""
+        typer.echo(
+            f"{each.id[:8]}  {each.created_at:%Y-%m-%d %H:%M}  {each.state:<10} {each.workload:<16} {verdict}".rstrip()
+        )
+
+
+def cancel(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "") -> None:
+    """Ask a study to stop; what it trains now is killed within seconds."""
+    from service.cli.connection import connect
+
+    with connect(url) as client:
+        found = client.cancel_study(client.find_study(study).id)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(f"study {found.id}   {found.state if found.done else 'cancel requested'}")
+
+
+def recommend(
+    workload: Annotated[str, typer.Option(help="A registered workload.")],
+    fingerprint: Annotated[str | None, typer.Option(help="Only for this workload and parameters.")] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = "",
+) -> None:
+    """Print the newest stored recommendation for a workload; exit 1 if there is none."""  # noqa: DOC501
+    from service.cli.connection import connect
+    from service.cli.summary import recommendation_lines
+
+    with connect(url) as client:
+        answer = client.find_recommendation(workload, fingerprint)
+    if as_json:
+        _print_json(answer)
+    elif answer.recommendation is None:
+        typer.echo(answer.reason, err=True)
+    else:
+        typer.echo(
+            f"{workload}   study {answer.recommendation.study_id[:8]}   {answer.recommendation.created_at:%Y-%m-%d}"
+        )
+        for line in recommendation_lines(answer.recommendation):
+            typer.echo(line)
+    if answer.recommendation is None:
+        raise typer.Exit(1)
+
+
+def _follow(client: Client, study: StudyOut, *, as_json: bool) -> None:
+    """Show a study until it ends; say how to resume when interrupted.
+
+    Raises:
+        Exit: with code 5 if the study did not succeed.
+        KeyboardInterrupt: passed on.
+    """
+    from service.cli.progress import follow
+
+    try:
+        follow(study, client.events(study.id), quiet=as_json)
+    except KeyboardInterrupt:
+        typer.echo(f"the study goes on; resume with: cliptune watch {study.id[:8]}", err=True)
+        raise
+    ended = client.get_study(study.id)
+    if as_json:
+        _print_json(ended)
+    else:
+        _print_result(client, ended)
+    if ended.error is not None:
+        if not as_json:
+            typer.echo(
+                f"study {ended.id} {ended.state}: {ended.error.detail.strip()} [{ended.error.code}]", err=True
+            )
+        raise typer.Exit(5)
+
+
+def _print_result(client: Client, study: StudyOut) -> None:
+    from service.cli.summary import chart_lines, charted_method, recommendation_lines
+
+    trials = client.list_trials(study.id)
+    best = study.result.best if study.result else None
+    method = charted_method(trials, best)
+    interval = study.result.interval if study.result else None
+    if method is not None:
+        for line in chart_lines(trials, method, objective="val_loss", interval=interval):
+            typer.echo(line)
+    if study.result is not None:
+        typer.echo("")
+        for line in recommendation_lines(study.result):
+            typer.echo(line)
+
+
+def _print_json(model: Any) -> None:
+    typer.echo(model.model_dump_json(indent=2))
+
+
+def _parse_parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"--param must be NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _parse_setting(text: str) -> dict[str, Any]:
+    import dataclasses
+
+    from tuner.spec import ClipSetting
+
+    return dataclasses.asdict(ClipSetting.parse(text))
+
+
+def _read_spec(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        document = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"--spec {file}: {error}") from None
+    if not isinstance(document, dict):
+        raise typer.BadParameter(f"--spec {file} must hold a JSON object")
+    return document

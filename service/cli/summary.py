@@ -1,0 +1,154 @@
+"""A recommendation as a table a person reads: verdict first, then the figures it rests on. Pure: values in, lines out.
+
+Wherever a number stands, its unit, its uncertainty and what to compare it with stand beside it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from service.cli.chart import Point, draw_chart
+from service.schemas import RecommendationOut, TrialOut
+from tuner.evidence import Estimate, PairedDifference, TrialState, Verdict
+from tuner.spec import ClipSetting
+
+#: Width of the table's text column.
+_COLUMNS = 100
+
+_HEADLINES = {
+    Verdict.CLIP: "CLIP",
+    Verdict.NO_DIFFERENCE: "NO DIFFERENCE",
+    Verdict.DO_NOT_CLIP: "DO NOT CLIP",
+    Verdict.INCONCLUSIVE: "INCONCLUSIVE",
+}
+
+
+def recommendation_lines(found: RecommendationOut, *, objective: str = "val_loss") -> list[str]:
+    """The table under every finished study.
+
+    Args:
+        found: the recommendation.
+        objective: name of the minimized number, for the row's label.
+
+    Returns:
+        Lines without colour; the label column is 11 wide.
+    """
+    rows = [("verdict", _HEADLINES[found.verdict]), ("", found.reason)]
+    if found.setting.is_off:
+        rows.append(("method", "none (train without clipping)"))
+    else:
+        rows.append(("method", f"{found.setting.method}   ({found.threshold_unit})"))
+        rows.append(("threshold", _threshold(found)))
+    rows.append((objective, _against_off(found)))
+    if found.difference is not None:
+        rows.append(("", f"difference from off {_difference(found.difference)}"))
+    if found.against_current is not None:
+        rows.append(("", f"difference from today's value {_difference(found.against_current)}"))
+    if found.clip_fraction is not None and found.mean_scale is not None and found.best is not None:
+        scaled = f"{found.clip_fraction:.0%} of steps clipped, mean scale {found.mean_scale:.3g}"
+        rows.append(("engages", f"{scaled}   (under {found.best})"))
+    if found.norms is not None:
+        quantiles = f"median {found.norms.median:.3g}   q90 {found.norms.q90:.3g}   max {found.norms.max:.3g}"
+        rows.append(("norms", f"{quantiles}   (before clipping)"))
+    rows.append(
+        ("diverged", f"{found.num_diverged_trials} of {found.num_trials} settings had a diverged seed")
+    )
+    rows.append(("cost", f"{found.full_runs:.1f} full runs, {found.train_seconds:.1f} s of training"))
+    for framework, snippet in found.snippets.items():
+        rows.append(("use it" if framework == next(iter(found.snippets)) else "", f"{framework}: {snippet}"))
+    return [
+        f" {label if first else '':<11}{part}"
+        for label, text in rows
+        for first, part in _wrapped(text)
+    ]
+
+
+def chart_lines(
+    trials: Sequence[TrialOut], method: str, *, objective: str, interval: tuple[float, float] | None
+) -> list[str]:
+    """The chart of one method's settings and *off*.
+
+    Args:
+        trials: of one study, ended or not.
+        method: whose thresholds to draw.
+        objective: name of the minimized number.
+        interval: equally good thresholds of that method, or None.
+
+    Returns:
+        Lines; empty if nothing can be drawn yet.
+    """
+    points = [
+        Point(
+            threshold=trial.setting.threshold,
+            value=trial.mean,
+            diverged=trial.num_diverged > 0,
+            pruned=trial.state is TrialState.PRUNED,
+        )
+        for trial in trials
+        if trial.setting.method == method or trial.setting.is_off
+    ]
+    return draw_chart(
+        points,
+        title=f"{objective} by {method} threshold   * trained to the end  . stopped early  x a seed diverged  o off",
+        interval=interval,
+    )
+
+
+def charted_method(trials: Sequence[TrialOut], best: ClipSetting | None) -> str | None:
+    """Which method's chart to draw: the best setting's, else the first that was tried."""
+    if best is not None and not best.is_off:
+        return best.method
+    return next((trial.setting.method for trial in trials if not trial.setting.is_off), None)
+
+
+def trial_lines(trials: Sequence[TrialOut]) -> list[str]:
+    """One line per trial, in the order of asking."""
+    lines = [
+        f" {'trial':>5}  {'setting':<26}{'state':<10}{'objective':>10}  {'+-':>7}  {'clipped':>7}  diverged"
+    ]
+    for trial in trials:
+        mean = "-" if trial.mean is None else f"{trial.mean:.4f}"
+        error = "-" if trial.standard_error is None else f"{trial.standard_error:.4f}"
+        clipped = "-" if trial.clip_fraction is None else f"{trial.clip_fraction:.0%}"
+        lines.append(
+            f" {trial.number:>5}  {trial.setting!s:<26}{trial.state:<10}{mean:>10}  {error:>7}  {clipped:>7}  "
+            f"{trial.num_diverged or '-'}"
+        )
+    return lines
+
+
+def _wrapped(text: str) -> list[tuple[bool, str]]:
+    """Lines of a cell, the first one marked; only sentences are long enough to be broken."""
+    parts = textwrap.wrap(text, _COLUMNS, break_on_hyphens=False) if len(text) > _COLUMNS + 10 else [text]
+    return [(index == 0, part) for index, part in enumerate(parts)]
+
+
+def _threshold(found: RecommendationOut) -> str:
+    text = f"{found.threshold_name} = {found.setting.threshold:g}"
+    if found.interval is not None:
+        text += f"   as good: {found.interval[0]:g} to {found.interval[1]:g}"
+    return text + (f"   kappa {found.kappa:.3g}" if found.kappa is not None else "")
+
+
+def _against_off(found: RecommendationOut) -> str:
+    off = f"off {_estimate(found.off)}"
+    if found.value is None or found.best is None:
+        return off
+    return f"{found.best} {_estimate(found.value)}   {off}"
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.mean is None:
+        return f"diverged in all {estimate.num_diverged} seeds"
+    text = f"{estimate.mean:.4f}"
+    if estimate.standard_error is not None:
+        text += f" +- {estimate.standard_error:.4f}"
+    if estimate.num_diverged:
+        text += f" ({estimate.num_diverged} of {estimate.num_seeds + estimate.num_diverged} seeds diverged)"
+    return text
+
+
+def _difference(difference: PairedDifference) -> str:
+    interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+    return f"{difference.mean:+.4f}   95 % interval {interval}   {difference.num_pairs} seeds ({difference.test})"

@@ -1,0 +1,1 @@
+"""The queue: leases with fences on the jobs table, and what is retried when."""

@@ -1,0 +1,1 @@
+"""Where trainings run: a launcher starts a training process and streams what it tells."""

@@ -1,0 +1,165 @@
+"""Recommendations: stored once by the worker that found them, read by anyone who asks.
+
+A row's ``body`` is the whole answer as `service.schemas.RecommendationOut` gives it, so a query is one indexed
+read of one row, whatever the number of trials or studies, and nothing is computed or validated again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.orm import Session
+
+from service.db.clock import database_now
+from service.db.models import RecommendationRow
+from service.schemas import RecommendationOut
+from tuner.evidence import Recommendation
+from tuner.methods import get_method
+from tuner.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a query gives; ``document`` is a `RecommendationOut` as JSON values, None without a match."""
+
+    match: Literal["exact", "workload", "none"]
+    document: dict[str, Any] | None
+    reason: str
+
+
+def store(
+    session: Session,
+    *,
+    study_id: str,
+    tenant_id: str,
+    spec: StudySpec,
+    recommendation: Recommendation,
+    snippets: Mapping[str, str],
+    provenance: Mapping[str, Any],
+    now: int | None = None,
+) -> str:
+    """Write a study's answer; a study has one.
+
+    Args:
+        session: the worker's fenced transaction.
+        study_id: the study.
+        tenant_id: whose it is.
+        spec: the study's question, parameters resolved.
+        recommendation: the answer.
+        snippets: how to write the setting, by framework.
+        provenance: versions, device and seeds; JSON values.
+        now: replaces the database's clock in tests, in milliseconds.
+
+    Returns:
+        The recommendation's id.
+    """
+    created_at = database_now(session, now)
+    method = get_method(recommendation.setting.method)
+    answer = RecommendationOut(
+        id=str(uuid.uuid4()),
+        study_id=study_id,
+        workload=spec.workload,
+        fingerprint=spec.fingerprint,
+        parameters=dict(spec.parameters),
+        created_at=datetime.fromtimestamp(created_at / 1000, UTC),
+        threshold_name=method.threshold_name,
+        threshold_unit=method.threshold_unit,
+        snippets=dict(snippets),
+        provenance=dict(provenance),
+        **{name: getattr(recommendation, name) for name in recommendation.__dataclass_fields__},
+    )
+    session.add(
+        RecommendationRow(
+            id=answer.id,
+            tenant_id=tenant_id,
+            study_id=study_id,
+            workload=answer.workload,
+            fingerprint=answer.fingerprint,
+            verdict=str(answer.verdict),
+            method=answer.setting.method,
+            threshold=answer.setting.threshold,
+            body=answer.model_dump(mode="json"),
+            provenance=answer.model_dump(mode="json", include={"provenance"})["provenance"],
+            created_at=created_at,
+        )
+    )
+    return answer.id
+
+
+_NEWEST = (RecommendationRow.created_at.desc(), RecommendationRow.id.desc())
+_BY_WORKLOAD = (
+    select(RecommendationRow.body)
+    .where(
+        RecommendationRow.tenant_id == bindparam("tenant_id"),
+        RecommendationRow.workload == bindparam("workload"),
+    )
+    .order_by(*_NEWEST)
+    .limit(1)
+)
+_BY_FINGERPRINT = (
+    select(RecommendationRow.body)
+    .where(
+        RecommendationRow.tenant_id == bindparam("tenant_id"),
+        RecommendationRow.fingerprint == bindparam("fingerprint"),
+        RecommendationRow.workload == bindparam("workload"),
+    )
+    .order_by(*_NEWEST)
+    .limit(1)
+)
+
+
+def find(
+    reader: Session | Connection, *, tenant_id: str, workload: str, fingerprint: str | None = None
+) -> Found:
+    """The newest recommendation for a workload, and how well it fits.
+
+    Args:
+        reader: any transaction.
+        tenant_id: whose recommendations.
+        workload: the workload's name.
+        fingerprint: of the workload with its parameters; None takes the newest of the workload.
+
+    Returns:
+        An exact match, else the newest of the same workload with other parameters, else nothing.
+    """
+    key = {"tenant_id": tenant_id, "workload": workload}
+    if fingerprint is not None:
+        body = reader.execute(_BY_FINGERPRINT, key | {"fingerprint": fingerprint}).scalar_one_or_none()
+        if body is not None:
+            return Found("exact", body, "the newest recommendation for this workload with these parameters")
+    body = reader.execute(_BY_WORKLOAD, key).scalar_one_or_none()
+    if body is None:
+        return Found(
+            "none",
+            None,
+            f"no study of workload {workload!r} has ended with a recommendation: submit one with POST /v1/studies",
+        )
+    if fingerprint is None:
+        return Found("exact", body, "the newest recommendation for this workload")
+    return Found(
+        "workload",
+        body,
+        f"nothing is stored for fingerprint {fingerprint}; this is the newest of the same workload with other "
+        "parameters, so treat it as a starting point and submit a study",
+    )
+
+
+def get(session: Session, *, tenant_id: str, recommendation_id: str) -> dict[str, Any] | None:
+    """A recommendation as JSON values, or None."""
+    statement = select(RecommendationRow.body).where(
+        RecommendationRow.id == recommendation_id, RecommendationRow.tenant_id == tenant_id
+    )
+    return session.execute(statement).scalar_one_or_none()
+
+
+def find_of_study(session: Session, *, tenant_id: str, study_id: str) -> dict[str, Any] | None:
+    """A study's recommendation as JSON values, or None while it has none."""
+    statement = select(RecommendationRow.body).where(
+        RecommendationRow.study_id == study_id, RecommendationRow.tenant_id == tenant_id
+    )
+    return session.execute(statement).scalar_one_or_none()

@@ -1,0 +1,230 @@
+"""What a worker writes while it drives a study: every function runs inside `Queue.held`, under the fence.
+
+One transaction holds the job's row, the effect (trials, reports, results, recommendation) and the event that
+tells people about it. A worker whose lease is gone gets `LeaseLostError` before any of this runs. Each function
+tolerates its own effect, because a commit whose answer was lost on the way is tried again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import statistics
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from service.db.clock import database_now
+from service.db.models import StudyRow, TrialReportRow, TrialResultRow, TrialRow
+from service.errors import TrainingError
+from service.jobs.lease import Lease
+from service.jobs.queue import Queue
+from service.jobs.retry import COUNTED_ON, Action, Backoff, Cause, Counter, decide
+from service.launchers.protocol import Ready
+from service.settings import Settings
+from tuner.evidence import LaneResult, Reference, Trial, TrialState
+from tuner.spec import ClipSetting
+from tuner.training.cohort import Cohort, Progressed, RungReached, TrialEnded
+
+#: Between two tries of a broken training.
+_BACKOFF = Backoff(base_seconds=1.0, max_seconds=60.0)
+
+
+def insert_trials(session: Session, lease: Lease, settings: Sequence[ClipSetting], *, cohort: int) -> None:
+    """Write a cohort's trials before anything is launched, so that a crash never asks for them twice.
+
+    Args:
+        session: held under ``lease``.
+        lease: of the study's job.
+        settings: in the order they were asked for.
+        cohort: number of the cohort, from 0.
+    """
+    now = database_now(session)
+    cohorts = session.scalars(select(TrialRow.cohort).where(TrialRow.study_id == lease.study_id)).all()
+    if cohort in cohorts:
+        return
+    for number, setting in enumerate(settings, start=len(cohorts)):
+        session.add(
+            TrialRow(
+                id=str(uuid.uuid4()),
+                study_id=lease.study_id,
+                number=number,
+                cohort=cohort,
+                method=setting.method,
+                threshold=setting.threshold,
+                state=TrialState.WAITING,
+                created_at=now,
+            )
+        )
+
+
+def start_cohort(
+    session: Session, queue: Queue, lease: Lease, cohort: Cohort, open_trials: Sequence[Trial]
+) -> None:
+    """Mark a cohort's open trials as running and tell which they are."""
+    ids = [trial.id for trial in open_trials]
+    session.execute(update(TrialRow).where(TrialRow.id.in_(ids)).values(state=TrialState.RUNNING))
+    payload = {
+        "cohort": open_trials[0].cohort,
+        "trials": [
+            {"id": trial.id, "number": trial.number, "setting": dataclasses.asdict(trial.setting)}
+            for trial in open_trials
+        ],
+        "seeds": list(cohort.seeds),
+        "rung_steps": list(cohort.rung_steps),
+    }
+    queue.append_event(session, lease, "cohort", payload)
+
+
+def record_reference(session: Session, queue: Queue, lease: Lease, reference: Reference) -> None:
+    """Keep what the probe measured: the next holder of the lease must search the same space."""
+    document = dataclasses.asdict(reference)
+    session.execute(update(StudyRow).where(StudyRow.id == lease.study_id).values(reference=document))
+    queue.append_event(session, lease, "probe", {"reference": document})
+
+
+def record_progress(session: Session, queue: Queue, lease: Lease, event: Progressed, *, cohort: int) -> None:
+    """Tell how far the cohort is."""
+    payload = dataclasses.asdict(event) | {"cohort": cohort}
+    del payload["kind"]
+    queue.append_event(session, lease, "progress", payload)
+
+
+def record_rung(
+    session: Session, queue: Queue, lease: Lease, event: RungReached, *, cohort: int, num_rungs: int
+) -> None:
+    """Write the objectives of a rung, lane by lane, and a summary per trial."""
+    now = database_now(session)
+    by_trial: dict[str, list[float | None]] = {}
+    for lane in event.values:
+        by_trial.setdefault(lane.trial_id, []).append(lane.value)
+        session.merge(
+            TrialReportRow(
+                trial_id=lane.trial_id,
+                seed=lane.seed,
+                step=event.step,
+                fence=lease.fence,
+                value=lane.value,
+                created_at=now,
+            )
+        )
+    payload = {
+        "cohort": cohort,
+        "index": event.index,
+        "step": event.step,
+        "num_rungs": num_rungs,
+        "values": [{"trial_id": trial_id, **summary(values)} for trial_id, values in by_trial.items()],
+        "pruned": list(event.pruned),
+    }
+    queue.append_event(session, lease, "rung", payload)
+
+
+def record_trial(session: Session, queue: Queue, lease: Lease, event: TrialEnded) -> None:
+    """Accept a trial's one result; it also proves that the job makes progress."""
+    now = database_now(session)
+    row = session.get_one(TrialRow, event.trial_id)
+    if session.get(TrialResultRow, event.trial_id) is not None:
+        return
+    row.state, row.finished_at = event.state, now
+    session.add(
+        TrialResultRow(
+            trial_id=event.trial_id,
+            fence=lease.fence,
+            lanes=[dataclasses.asdict(lane) for lane in event.lanes],
+            created_at=now,
+        )
+    )
+    queue.record_progress(session, lease)
+    payload = {
+        "trial_id": event.trial_id,
+        "number": row.number,
+        "setting": {"method": row.method, "threshold": row.threshold},
+        "state": event.state,
+        **summary([lane.value for lane in event.lanes]),
+        "clip_fraction": _mean_clip_fraction(event.lanes),
+    }
+    queue.append_event(session, lease, "trial", payload)
+
+
+def record_failure(
+    session: Session,
+    queue: Queue,
+    lease: Lease,
+    trial_ids: Sequence[str],
+    *,
+    error: TrainingError,
+    settings: Settings,
+    jitter: float,
+) -> float:
+    """Count a broken training against its trials; those that used up their tries fail.
+
+    Args:
+        session: held under ``lease``.
+        queue: for the events.
+        lease: of the study's job.
+        trial_ids: trials that did not get a result because of it, at least one.
+        error: what happened.
+        settings: ``max_attempts`` and ``max_lost``.
+        jitter: uniform in [0, 1], drawn by the caller.
+
+    Returns:
+        How long to wait before the rest is tried again, in seconds.
+    """
+    delay = 0.0
+    for trial_id in trial_ids:
+        row = session.get_one(TrialRow, trial_id)
+        row.last_error = str(error)
+        counter = COUNTED_ON[Cause(error.cause)]
+        row.lost_count += counter is Counter.TRIAL_LOST
+        row.attempt += counter is Counter.TRIAL_ATTEMPT
+        decision = decide(
+            Cause(error.cause),
+            attempt=max(1, row.attempt),
+            max_attempts=settings.max_attempts,
+            lost_count=max(1, row.lost_count),
+            max_lost=settings.max_lost,
+            backoff=_BACKOFF,
+            jitter=jitter,
+        )
+        if decision.action is Action.FAIL:
+            row.state, row.finished_at = TrialState.FAIL, database_now(session)
+            payload = {"trial_id": trial_id, "number": row.number, "error": str(error).splitlines()[0]}
+            queue.append_event(session, lease, "trial_failed", payload)
+        delay = max(delay, decision.delay_seconds)
+    return delay
+
+
+def last_error(session: Session, trial_id: str) -> str:
+    """Why a trial failed; its first line says what."""
+    return session.get_one(TrialRow, trial_id).last_error or "no error was recorded"
+
+
+def summary(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean over the lanes that have a value (None without any), and how many diverged.
+
+    Example:
+        >>> summary([1.0, 3.0, None])
+        {'mean': 2.0, 'num_diverged': 1}
+    """
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return {"mean": statistics.fmean(finite) if finite else None, "num_diverged": len(values) - len(finite)}
+
+
+def _mean_clip_fraction(lanes: Sequence[LaneResult]) -> float | None:
+    return statistics.fmean(lane.clip_fraction for lane in lanes) if lanes else None
+
+
+def provenance(ready: Ready | None) -> dict[str, Any]:
+    """Which versions and which device a recommendation rests on.
+
+    Args:
+        ready: what the training process said of itself; None if this worker had nothing left to train.
+    """
+    document = {name: version(name) for name in ("cliptune", "optuna")}
+    document |= {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    return document | ({"torch": ready.torch, "device": ready.device} if ready is not None else {})

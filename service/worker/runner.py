@@ -1,0 +1,379 @@
+"""Drive one study under one lease: probe, cohorts, recommendation.
+
+`StudyRunner.run` reads the study back from its rows before every decision, so a runner that takes a study
+over does what the one before it would have done: it finishes the open trials, then asks for more. Between two
+messages of the training process it looks at its `Signals`; losing the lease, a cancel and a shutdown arrive as
+exceptions that only `service.worker.worker` catches.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from service import recommendations
+from service.db.models import StudyRow
+from service.db.session import Database
+from service.errors import TrainingError
+from service.jobs.lease import Lease
+from service.jobs.queue import Queue
+from service.launchers.local import TrainingProcess
+from service.launchers.protocol import Broken, Done, Message, Ready, read_reference
+from service.settings import Settings
+from service.states import JobState
+from service.studies import load_trials
+from service.worker import ledger
+from tuner.evidence import Reference, Trial, TrialState
+from tuner.search.planning import plan_cohort
+from tuner.search.recommendation import recommend
+from tuner.search.search import Search
+from tuner.snippets import snippets
+from tuner.spec import ClipSetting, StudySpec, study_spec
+from tuner.training.cohort import Cohort, ProbeMeasured, Progressed, RungReached, TrialEnded
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+#: How long the runner waits for a message before it looks at its signals again, in seconds.
+_TICK_SECONDS = 0.2
+#: How long a training process may take to import torch, in seconds.
+_START_SECONDS = 120.0
+#: Pause before a transaction that the database refused is tried again, in seconds.
+_DATABASE_PAUSE_SECONDS = 0.5
+#: A progress event is written at most this often, and not less often than the second figure, in seconds.
+_PROGRESS_SECONDS = (1.0, 15.0)
+
+
+class CancelRequestedError(Exception):
+    """Somebody cancelled the study."""
+
+
+class ShutdownRequestedError(Exception):
+    """The worker has been asked to stop."""
+
+
+class StudyFailedError(Exception):
+    """The study can't succeed; the message says why. Trying again would not help."""
+
+
+class Signals(Protocol):
+    """What may end a runner's work early."""
+
+    def check(self) -> None:
+        """Return if the work may go on.
+
+        Raises:
+            LeaseLostError: the lease is gone.
+            CancelRequestedError: the study was cancelled.
+            ShutdownRequestedError: the worker is stopping.
+        """
+        ...
+
+
+class StudyRunner:
+    """Runs one study to its recommendation.
+
+    Args:
+        database: for reading.
+        queue: every write goes through its `held`.
+        lease: of the study's job.
+        launch: gives a training process that nobody else uses.
+        settings: limits and times.
+        signals: looked at between messages.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        queue: Queue,
+        lease: Lease,
+        launch: Callable[[], TrainingProcess],
+        settings: Settings,
+        signals: Signals,
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._lease = lease
+        self._launch = launch
+        self._settings = settings
+        self._signals = signals
+        self._process: TrainingProcess | None = None
+        self._ready: Ready | None = None
+        self._progress_written = 0.0
+        self._started = time.monotonic()
+
+    def run(self) -> JobState:
+        """Work until the study is done.
+
+        Returns:
+            `JobState.SUCCEEDED`; the recommendation's row and the job's end are one transaction.
+
+        Raises:
+            LeaseLostError: another worker may have the study; nothing more may be written.
+            CancelRequestedError: the study was cancelled.
+            ShutdownRequestedError: the worker is stopping.
+            StudyFailedError: too many trials failed, or the probe never worked.
+        """
+        spec, reference, trials = self._patiently(self._load)
+        reference = reference or self._probe(spec)
+        while True:
+            spec, _, trials = self._patiently(self._load)
+            self._refuse_hopeless(trials)
+            if (cohort := plan_cohort(spec, spec.parameters, trials)) is not None:
+                self._train(cohort, trials)
+                continue
+            settings = Search.from_trials(spec, reference, trials).ask(spec.cohort_size)
+            if not settings:
+                return self._recommend(spec, reference, trials)
+            self._insert(settings, cohort=1 + max((trial.cohort for trial in trials), default=-1))
+
+    def stop_training(self) -> None:
+        """End the training process, if there is one; safe from any thread, twice too."""
+        if (process := self._process) is not None:
+            process.stop()
+
+    def _load(self) -> tuple[StudySpec, Reference | None, tuple[Trial, ...]]:
+        with self._database.read() as session:
+            row = session.get_one(StudyRow, self._lease.study_id)
+            reference = read_reference(row.reference) if row.reference else None
+            return study_spec(row.spec), reference, load_trials(session, row.id)
+
+    def _probe(self, spec: StudySpec) -> Reference:
+        for attempt in range(1, self._settings.max_attempts + 1):
+            try:
+                reference = self._measure(spec)
+            except TrainingError as error:
+                self._drop_process(error)
+                if attempt == self._settings.max_attempts:
+                    raise StudyFailedError(
+                        f"the probe failed {attempt} times; the last time: {error}"
+                    ) from error
+                self._pause(attempt * random.uniform(0.5, 1.0))
+            else:
+                self._hold(
+                    lambda session: ledger.record_reference(session, self._queue, self._lease, reference)
+                )
+                return reference
+        raise AssertionError("max_attempts is at least 1")
+
+    def _measure(self, spec: StudySpec) -> Reference:
+        request = {
+            "kind": "probe",
+            "workload": spec.workload,
+            "parameters": dict(spec.parameters),
+            "seeds": list(spec.seeds),
+        }
+        messages = [message for batch in self._answers(request) for message in batch]
+        for message in messages:
+            if isinstance(message, ProbeMeasured):
+                return message.reference
+        raise TrainingError("the training process ended the probe without a result", cause="bad_output")
+
+    def _insert(self, settings: Sequence[ClipSetting], *, cohort: int) -> None:
+        self._hold(lambda session: ledger.insert_trials(session, self._lease, settings, cohort=cohort))
+
+    def _train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
+        """Train the open trials as one cohort; a broken training is counted on them, not raised."""  # noqa: DOC501
+        waiting = {trial.id for trial in cohort.trials}
+        open_trials = [trial for trial in trials if trial.id in waiting]
+        number = open_trials[0].cohort
+        self._hold(
+            lambda session: ledger.start_cohort(session, self._queue, self._lease, cohort, open_trials)
+        )
+        try:
+            for batch in self._answers({"kind": "cohort", "cohort": cohort.to_json()}):
+                self._write(batch, number, len(cohort.rung_steps))
+                waiting -= {message.trial_id for message in batch if isinstance(message, TrialEnded)}
+            if waiting:
+                raise TrainingError(
+                    "the training process ended a cohort without all its results", cause="bad_output"
+                )
+        except TrainingError as error:
+            self._drop_process(error)
+            blamed = [error.trial_id] if error.trial_id in waiting else sorted(waiting)
+            self._pause(self._count_failure(error, [trial_id for trial_id in blamed if trial_id]))
+
+    def _count_failure(self, error: TrainingError, trial_ids: Sequence[str]) -> float:
+        """Write a broken training down; how long to wait before the next try, in seconds."""
+        jitter = random.random()
+        return self._hold(
+            lambda session: ledger.record_failure(
+                session,
+                self._queue,
+                self._lease,
+                trial_ids,
+                error=error,
+                settings=self._settings,
+                jitter=jitter,
+            )
+        )
+
+    def _recommend(self, spec: StudySpec, reference: Reference, trials: Sequence[Trial]) -> JobState:
+        recommendation = recommend(spec, reference, trials)
+        provenance = ledger.provenance(self._ready)
+
+        def conclude(session: Session) -> None:
+            stored = recommendations.store(
+                session,
+                study_id=self._lease.study_id,
+                tenant_id=self._lease.tenant_id,
+                spec=spec,
+                recommendation=recommendation,
+                snippets=snippets(recommendation.setting),
+                provenance=provenance,
+            )
+            payload = {
+                "id": stored,
+                "verdict": recommendation.verdict,
+                "setting": recommendation.to_json()["setting"],
+            }
+            self._queue.append_event(session, self._lease, "recommendation", payload)
+            self._queue.finish_in(session, self._lease, JobState.SUCCEEDED)
+
+        self._hold(conclude)
+        return JobState.SUCCEEDED
+
+    def _refuse_hopeless(self, trials: Sequence[Trial]) -> None:
+        failed = [trial for trial in trials if trial.state is TrialState.FAIL]
+        limit = self._settings.max_failed_trials
+        if len(failed) > limit:
+            raise StudyFailedError(
+                f"{len(failed)} trials failed and this server allows {limit} (CLIPTUNE_MAX_FAILED_TRIALS); "
+                f"the last one, {failed[-1].setting}, ended with: {self._last_error(failed[-1])}"
+            )
+
+    def _last_error(self, trial: Trial) -> str:
+        with self._database.read() as session:
+            return ledger.last_error(session, trial.id)
+
+    def _answers(self, request: Mapping[str, Any]) -> Iterator[list[Message]]:
+        """Send a request and yield its messages, as many at a time as have arrived.
+
+        Raises:
+            TrainingError: if the process broke, or said that the request did.
+        """
+        process = self._started_process()
+        process.send(request)
+        while True:
+            batch = [self._next(process)]
+            while not isinstance(batch[-1], Done | Broken) and (more := process.receive(0)) is not None:
+                batch.append(more)
+            last = batch.pop() if isinstance(batch[-1], Done | Broken) else None
+            if batch:
+                yield batch
+            if isinstance(last, Done):
+                return
+            if isinstance(last, Broken):
+                raise TrainingError(
+                    f"{last.detail}\n{last.traceback}", cause=last.cause, trial_id=last.trial_id
+                )
+
+    def _started_process(self) -> TrainingProcess:
+        if self._process is None:
+            self._process = self._launch()
+            while (ready := self._process.ready) is None:
+                self._next(self._process, limit=_START_SECONDS)
+            self._ready = ready
+            payload = {
+                "pid": ready.pid,
+                "device": ready.device,
+                "torch": ready.torch,
+                "seconds": ready.seconds,
+            }
+            self._hold(
+                lambda session: self._queue.append_event(session, self._lease, "training_started", payload)
+            )
+        return self._process
+
+    def _next(self, process: TrainingProcess, *, limit: float | None = None) -> Message:
+        """The next message, looking at the signals while waiting.
+
+        Raises:
+            TrainingError: ``stall`` if nothing was said in time.
+        """
+        limit = self._settings.stall_seconds if limit is None else limit
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            self._signals.check()
+            if (message := process.receive(_TICK_SECONDS)) is not None:
+                return message
+        raise TrainingError(
+            f"the training process said nothing for {limit:g} s (CLIPTUNE_STALL_SECONDS)", cause="stall"
+        )
+
+    def _write(self, batch: Sequence[Message], cohort: int, num_rungs: int) -> None:
+        """Write a batch of training events in one transaction; progress only now and then."""
+        progress = [message for message in batch if isinstance(message, Progressed)][-1:]
+        if progress and not self._is_progress_due():
+            progress = []
+        facts = [message for message in batch if isinstance(message, RungReached | TrialEnded)]
+        if not facts and not progress:
+            return
+
+        def record(session: Session) -> None:
+            for message in [*progress, *facts]:
+                if isinstance(message, Progressed):
+                    ledger.record_progress(session, self._queue, self._lease, message, cohort=cohort)
+                elif isinstance(message, RungReached):
+                    ledger.record_rung(
+                        session, self._queue, self._lease, message, cohort=cohort, num_rungs=num_rungs
+                    )
+                else:
+                    ledger.record_trial(session, self._queue, self._lease, message)
+
+        self._hold(record)
+
+    def _is_progress_due(self) -> bool:
+        """Once a second at first, then every hundredth of the time spent: a long study keeps few rows."""
+        now = time.monotonic()
+        shortest, longest = _PROGRESS_SECONDS
+        due = now - self._progress_written >= min(max(shortest, (now - self._started) / 100), longest)
+        if due:
+            self._progress_written = now
+        return due
+
+    def _hold(self, write: Callable[[Session], T]) -> T:
+        """Run a write under the fence; ``write`` may run again, so it must tolerate its own effect."""
+
+        def once() -> T:
+            with self._queue.held(self._lease) as session:
+                return write(session)
+
+        return self._patiently(once)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Repeat a transaction while the database is away, for as long as the lease is believed in."""
+        while True:
+            try:
+                return work()
+            except (OperationalError, InterfaceError) as error:
+                log.warning(
+                    "database away", action="database_away", job_id=self._lease.job_id, error=str(error)
+                )
+                self._signals.check()
+                time.sleep(_DATABASE_PAUSE_SECONDS)
+
+    def _drop_process(self, error: TrainingError) -> None:
+        log.warning(
+            "training broke",
+            action="training_failed",
+            job_id=self._lease.job_id,
+            cause=error.cause,
+            error=str(error),
+        )
+        self.stop_training()
+        self._process = None
+
+    def _pause(self, seconds: float) -> None:
+        """Back off before the same thing is tried again, looking at the signals meanwhile."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._signals.check()
+            time.sleep(_TICK_SECONDS)

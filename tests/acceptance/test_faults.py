@@ -1,0 +1,222 @@
+"""Workers that die, freeze, stop or are told to stop: the study ends as if nothing had happened.
+
+Real processes and signals, on SQLite and on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from acceptance.deployment import LONG_STUDY, STUDY, Deployment, child_pids, is_running, wait_for
+from sqlalchemy import func, select
+
+from service.client import Client
+from service.db.models import JobEventRow, JobRow, StudyRow, TrialResultRow, TrialRow
+from service.schemas import RecommendationOut, StudyOut
+from service.states import JobState
+from tuner.evidence import TrialState
+
+#: What identifies a recommendation apart from ids and times.
+EVIDENCE = (
+    "verdict",
+    "setting",
+    "interval",
+    "best",
+    "value",
+    "off",
+    "difference",
+    "clip_fraction",
+    "norms",
+    "kappa",
+)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, database_url: str) -> Iterator[Deployment]:
+    with Deployment(tmp_path / "home", database_url) as running:
+        running.start_api()
+        yield running
+
+
+def evidence(found: RecommendationOut | None) -> dict[str, object]:
+    assert found is not None
+    return {name: getattr(found, name) for name in EVIDENCE}
+
+
+def wait_for_results(deployment: Deployment, study: StudyOut, count: int) -> set[str]:
+    """Ids of the trials that have a result, once there are so many."""
+    database = deployment.database()
+
+    def ended() -> set[str]:
+        with database.read() as session:
+            query = select(TrialResultRow.trial_id).join(TrialRow, TrialRow.id == TrialResultRow.trial_id)
+            return set(session.scalars(query.where(TrialRow.study_id == study.id)))
+
+    return wait_for(lambda: ended() if len(ended()) >= count else None, f"{count} results") or set()
+
+
+def wait_until_done(client: Client, study: StudyOut) -> StudyOut:
+    return (
+        wait_for(lambda: found if (found := client.get_study(study.id)).done else None, "the study") or study
+    )
+
+
+def assert_one_result_per_trial(deployment: Deployment, study: StudyOut) -> None:
+    with deployment.database().read() as session:
+        trials = session.scalars(select(TrialRow).where(TrialRow.study_id == study.id)).all()
+        assert len({trial.number for trial in trials}) == len(trials) == study.spec["num_trials"]
+        assert not [trial for trial in trials if TrialState(trial.state).is_open]
+        results = select(func.count()).select_from(TrialResultRow)
+        assert session.scalar(results) == sum(trial.state != "fail" for trial in trials)
+
+
+def test_killed_worker_loses_nothing(deployment: Deployment) -> None:
+    client = deployment.client()
+    first = deployment.start_worker()
+    study = client.create_study(LONG_STUDY)
+    kept = wait_for_results(deployment, study, 1)
+    trainers = child_pids(first.pid)
+    assert trainers, "the worker drives a training process"
+    with deployment.database().read() as session:
+        fences = dict(session.execute(select(TrialResultRow.trial_id, TrialResultRow.fence)).all())
+    os.kill(first.pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    deployment.start_worker()
+
+    def taken_over() -> bool:
+        with deployment.database().read() as session:
+            job = session.get_one(JobRow, session.get_one(StudyRow, study.id).job_id)
+            return job.fence == 2 and job.state == JobState.RUNNING
+
+    wait_for(taken_over, "the takeover", seconds=14)
+    # TTL 4 s + 10 s, counted from the last renewal, which was before the kill.
+    assert time.monotonic() - killed_at < 14
+    wait_for(lambda: not any(map(is_running, trainers)), "the end of the dead worker's training", seconds=10)
+    ended = wait_until_done(client, study)
+    assert ended.state is JobState.SUCCEEDED
+    assert_one_result_per_trial(deployment, ended)
+    with deployment.database().read() as session:
+        after = dict(session.execute(select(TrialResultRow.trial_id, TrialResultRow.fence)).all())
+    assert kept <= after.keys()
+    assert {trial: after[trial] for trial in fences} == fences, "finished trials were not trained again"
+    undisturbed = wait_until_done(client, client.create_study(LONG_STUDY))
+    assert evidence(ended.result) == evidence(undisturbed.result)
+
+
+def test_sigterm_releases_and_another_worker_goes_on_at_once(deployment: Deployment) -> None:
+    client = deployment.client()
+    first = deployment.start_worker()
+    study = client.create_study(LONG_STUDY)
+    wait_for_results(deployment, study, 1)
+    trainers = child_pids(first.pid)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=30) == 0
+    assert not any(map(is_running, trainers))
+    with deployment.database().read() as session:
+        job = session.get_one(JobRow, session.get_one(StudyRow, study.id).job_id)
+        assert (job.state, job.owner, job.attempt, job.lost_count) == ("queued", None, 0, 0)
+    assert [worker.alive for worker in client.list_workers()] == [False]
+    deployment.start_worker()
+    ended = wait_until_done(client, study)
+    assert ended.state is JobState.SUCCEEDED
+    assert_one_result_per_trial(deployment, ended)
+
+
+def test_frozen_worker_wakes_up_and_changes_nothing(deployment: Deployment) -> None:
+    client = deployment.client()
+    zombie = deployment.start_worker()
+    study = client.create_study(LONG_STUDY)
+    wait_for_results(deployment, study, 1)
+    zombie.send_signal(signal.SIGSTOP)
+    deployment.start_worker()
+    ended = wait_until_done(client, study)
+    assert ended.state is JobState.SUCCEEDED
+    before = snapshot(deployment, study)
+    zombie.send_signal(signal.SIGCONT)
+    wait_for(lambda: "lease_lost" in deployment.logs(), "the zombie noticing")
+    time.sleep(1.0)
+    assert snapshot(deployment, study) == before
+    assert_one_result_per_trial(deployment, ended)
+    assert zombie.poll() is None, "a lost lease is a normal outcome"
+    again = wait_until_done(client, client.create_study(STUDY))
+    assert again.state is JobState.SUCCEEDED
+
+
+def snapshot(deployment: Deployment, study: StudyOut) -> tuple[object, ...]:
+    with deployment.database().read() as session:
+        job = session.get_one(JobRow, session.get_one(StudyRow, study.id).job_id)
+        results = session.execute(select(TrialResultRow.trial_id, TrialResultRow.fence)).all()
+        events = session.scalar(
+            select(func.count()).select_from(JobEventRow).where(JobEventRow.study_id == study.id)
+        )
+        return job.state, job.fence, sorted(map(tuple, results)), events
+
+
+def test_cancel_stops_the_training(deployment: Deployment) -> None:
+    client = deployment.client()
+    worker = deployment.start_worker()
+    study = client.create_study(LONG_STUDY | {"num_steps": 200_000})
+    wait_for(lambda: client.get_study(study.id).state is JobState.RUNNING, "the start")
+    wait_for(lambda: any(each.kind == "progress" for each in events_so_far(deployment, study)), "training")
+    trainers = set(child_pids(worker.pid))
+    client.cancel_study(study.id)
+    ended = wait_until_done(client, study)
+    assert ended.state is JobState.CANCELLED
+    assert ended.error is not None and ended.result is None
+    assert_no_open_trial(deployment, study)
+    # One warm process may wait for the next study; those that were there are gone.
+    wait_for(lambda: not any(map(is_running, trainers)), "the end of the training", seconds=10)
+    assert wait_until_done(client, client.create_study(STUDY)).state is JobState.SUCCEEDED
+
+
+def events_so_far(deployment: Deployment, study: StudyOut) -> list[JobEventRow]:
+    with deployment.database().read() as session:
+        return list(session.scalars(select(JobEventRow).where(JobEventRow.study_id == study.id)))
+
+
+def assert_no_open_trial(deployment: Deployment, study: StudyOut) -> None:
+    with deployment.database().read() as session:
+        states = session.scalars(select(TrialRow.state).where(TrialRow.study_id == study.id)).all()
+        assert not any(TrialState(state).is_open for state in states)
+
+
+def test_killed_serve_takes_its_worker_and_training_along(tmp_path: Path, sqlite_url: str) -> None:
+    with Deployment(tmp_path / "home", sqlite_url) as deployment:
+        server = deployment.start("serve")
+        wait_for(lambda: deployment.is_up(server), "the API")
+        client = deployment.client()
+        wait_for(lambda: any(worker.alive for worker in client.list_workers()), "the worker")
+        study = client.create_study(LONG_STUDY | {"num_steps": 200_000})
+        wait_for(lambda: client.get_study(study.id).state is JobState.RUNNING, "the start")
+        family = descendants(server)
+        assert len(family) >= 2, "a worker and its training process"
+        server.kill()
+        server.wait()
+        wait_for(lambda: not any(map(is_running, family)), "the end of all", seconds=40)
+
+
+def test_stopped_serve_leaves_nothing_behind(tmp_path: Path, sqlite_url: str) -> None:
+    with Deployment(tmp_path / "home", sqlite_url) as deployment:
+        server = deployment.start("serve")
+        wait_for(lambda: deployment.is_up(server), "the API")
+        wait_for(lambda: any(worker.alive for worker in deployment.client().list_workers()), "the worker")
+        family = descendants(server)
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=40)
+        assert not any(map(is_running, family))
+        assert not (deployment.home / "service.json").exists()
+
+
+def descendants(process: subprocess.Popen[bytes]) -> list[int]:
+    found, queue = [], [process.pid]
+    while queue:
+        children = child_pids(queue.pop())
+        found += children
+        queue += children
+    return found

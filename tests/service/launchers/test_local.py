@@ -1,0 +1,184 @@
+"""The local launcher against real processes, well-behaved and odd ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.errors import TrainingError
+from service.launchers.local import TRAINER, TrainingProcess
+from service.launchers.protocol import MAX_LINE_BYTES, Catalogue, Done, Message, Ready
+from tuner.spec import OFF_SETTING, ClipSetting
+from tuner.training.cohort import Cohort, CohortTrial, ProbeMeasured, Progressed, RungReached, TrialEnded
+
+ODD = (sys.executable, str(Path(__file__).parent / "odd_trainer.py"))
+
+
+@pytest.fixture
+def launch() -> Iterator[object]:
+    started: list[TrainingProcess] = []
+
+    def start(*command: str, grace: float = 5.0) -> TrainingProcess:
+        started.append(TrainingProcess(command, threads=1, kill_grace_seconds=grace))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def receive(process: TrainingProcess) -> Message:
+    message = process.receive(60)
+    assert message is not None, "nothing was said for a minute"
+    return message
+
+
+def messages_until_done(process: TrainingProcess) -> list[Message]:
+    found = [receive(process)]
+    while not isinstance(found[-1], Done):
+        found.append(receive(process))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while is_running(pid):
+        assert time.monotonic() < deadline, f"process {pid} lives on"
+        time.sleep(0.02)
+
+
+def test_real_trainer_answers_every_request_in_one_process(launch) -> None:
+    process = launch(*TRAINER)
+    assert isinstance(receive(process), Ready)
+    process.send({"kind": "describe"})
+    catalogue, _ = messages_until_done(process)
+    assert isinstance(catalogue, Catalogue)
+    assert {each.name for each in catalogue.workloads} >= {"charlm-rnn", "digits-mlp"}
+
+    process.send({"kind": "probe", "workload": "digits-mlp", "parameters": {}, "seeds": [0, 1]})
+    probe, _ = messages_until_done(process)
+    assert isinstance(probe, ProbeMeasured)
+    assert probe.reference.l2_norm.median > 0
+
+    trials = (
+        CohortTrial(id="a", setting=OFF_SETTING, protected=True),
+        CohortTrial(id="b", setting=ClipSetting.parse("global_norm:0.5")),
+    )
+    cohort = Cohort(
+        workload="digits-mlp",
+        parameters={},
+        trials=trials,
+        seeds=(0, 1),
+        rung_steps=(2, 5),
+        divergence_factor=3.0,
+    )
+    process.send({"kind": "cohort", "cohort": cohort.to_json()})
+    told = [message for message in messages_until_done(process) if not isinstance(message, Progressed)]
+    assert [type(message) for message in told] == [RungReached, RungReached, TrialEnded, TrialEnded, Done]
+    assert [lane.seed for lane in told[2].lanes] == [0, 1]
+    assert [lane.num_steps for lane in told[3].lanes] == [5, 5]
+
+
+def test_exception_in_a_request_is_told_and_the_process_goes_on(launch) -> None:
+    process = launch(*TRAINER)
+    receive(process)
+    process.send({"kind": "probe", "workload": "no-such", "parameters": {}, "seeds": [0]})
+    broken = receive(process)
+    assert (broken.kind, broken.cause) == ("broken", "bug")
+    assert "no-such" in broken.detail and "Traceback" in broken.traceback
+    process.send({"kind": "describe"})
+    assert isinstance(messages_until_done(process)[0], Catalogue)
+
+
+def test_output_of_the_workload_is_not_an_event(launch) -> None:
+    process = launch(*ODD, "noise")
+    assert [message.kind for message in messages_until_done(process)] == ["ready", "done"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause", "sentence"),
+    [
+        ("exit", "bug", r"exit code 7\nthe reason is here"),
+        ("killed", "device_lost", "killed by SIGKILL, which was not ours"),
+        ("bad_json", "bad_output", "no event .*Segmentation fault"),
+        ("wrong_type", "bad_output", "no event"),
+        ("nan", "bad_output", "no event"),
+        ("long_line", "bad_output", f"more than {MAX_LINE_BYTES} bytes"),
+    ],
+)
+def test_broken_process_has_a_cause(launch, behaviour: str, cause: str, sentence: str) -> None:
+    process = launch(*ODD, behaviour)
+    receive(process)
+    with pytest.raises(TrainingError, match=sentence) as caught:
+        receive(process)
+    assert caught.value.cause == cause
+
+
+def test_ended_process_says_so_every_time(launch) -> None:
+    process = launch(*ODD, "exit")
+    receive(process)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="exit code 7"):
+            receive(process)
+    assert not process.is_alive
+
+
+def test_process_that_ignores_sigterm_is_killed(launch) -> None:
+    process = launch(*ODD, "stubborn", grace=0.2)
+    messages_until_done(process)
+    process.stop()
+    assert not is_running(process.pid)
+
+
+def test_what_the_process_started_is_killed_with_it(launch) -> None:
+    process = launch(*ODD, "grandchild")
+    receive(process)
+    grandchild = receive(process).lane_steps
+    assert is_running(grandchild)
+    process.stop()
+    wait_until_gone(grandchild)
+
+
+def test_environment_is_an_allow_list(launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPTUNE_API_KEY", "canary")
+    monkeypatch.setenv("CLIPTUNE_DATABASE_URL", "sqlite:////tmp/canary.db")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    process = launch(*ODD, "environment")
+    receive(process)
+    with pytest.raises(TrainingError) as caught:
+        receive(process)
+    assert "PATH" in str(caught.value)
+    for name in ("CLIPTUNE_", "AWS_"):
+        assert name not in str(caught.value)
+
+
+def test_training_ends_when_its_worker_is_killed() -> None:
+    program = (
+        "import sys, time\n"
+        "from service.launchers.local import TRAINER, TrainingProcess\n"
+        "process = TrainingProcess(TRAINER, threads=1, kill_grace_seconds=5)\n"
+        "print(process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    trainer = int(worker.stdout.readline())
+    assert is_running(trainer)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    worker.stdout.close()
+    wait_until_gone(trainer)

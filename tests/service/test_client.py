@@ -1,0 +1,273 @@
+"""The client against the real application, over sockets where the wire matters."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+
+from service.client import Client
+from service.db.migrate import upgrade
+from service.db.session import Database
+from service.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from service.states import JobState
+from tuner.evidence import TrialState, Verdict
+from tuner.spec import ClipSetting, StudySpec
+
+SPEC = StudySpec(workload="charlm-rnn", num_trials=4, num_seeds=2, num_steps=9)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """SQLite alone: the client never sees which database answers."""
+    opened = Database(f"sqlite:///{tmp_path / 'cliptune.db'}")
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def serving(app: Any, port: int = 0) -> Iterator[str]:
+    """The application on a real socket; its address."""
+    with closing(socket.socket()) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=0)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def client(api: Any) -> Iterator[Client]:
+    with serving(api.app) as url, Client(url, api.key) as opened:
+        yield opened
+
+
+def test_a_study_goes_from_submission_to_recommendation(api: Any, client: Client) -> None:
+    study = client.create_study(SPEC, name="mine")
+    assert (study.state, study.name, study.spec["num_steps"]) == (JobState.QUEUED, "mine", 9)
+    assert client.find_study(study.id[:8]).id == study.id
+    recommendation_id = api.succeed(study.id)
+    done = client.get_study(study.id, wait=5)
+    assert done.done and done.result is not None and done.result.verdict is Verdict.CLIP
+    found = client.get_recommendation(study.id)
+    assert found.id == recommendation_id and found.setting == ClipSetting(
+        method="global_norm", threshold=0.42
+    )
+    assert found.difference is not None and found.difference.high == -0.027
+    answer = client.find_recommendation("charlm-rnn", study.fingerprint)
+    assert answer.match == "exact" and answer.recommendation == found
+    trials = client.list_trials(study.id)
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert trials[0].state is TrialState.COMPLETE and trials[0].lanes[1].diverged
+    assert trials[1].rungs[9][1] == 2.1
+
+
+def test_a_mapping_is_checked_by_the_service(client: Client) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        client.create_study({"workload": "charlm-rnn", "num_trials": 0})
+    assert (caught.value.code, caught.value.status) == ("invalid_spec", 422)
+    assert caught.value.errors == [
+        {"detail": "must be a whole number between 2 and 1000, got 0", "pointer": "/num_trials"}
+    ]
+
+
+def test_the_same_idempotency_key_gives_the_same_study(client: Client) -> None:
+    first = client.create_study(SPEC, idempotency_key="k")
+    assert client.create_study(SPEC, idempotency_key="k").id == first.id
+    assert client.create_study(SPEC).id != first.id
+    with pytest.raises(InvalidRequestError) as caught:
+        client.create_study(SPEC, name="other", idempotency_key="k")
+    assert caught.value.code == "idempotency_key_reused"
+
+
+def test_problems_are_raised_as_their_class(api: Any, client: Client) -> None:
+    study = client.create_study(SPEC, name="mine")
+    with pytest.raises(NotFoundError, match="there is no study") as absent:
+        client.get_study("00000000-0000-0000-0000-000000000000")
+    assert absent.value.code == "study_not_found"
+    with pytest.raises(NotFoundError) as early:
+        client.get_recommendation(study.id)
+    assert early.value.code == "no_recommendation_yet"
+    assert client.cancel_study(study.id).state is JobState.CANCELLED
+    with pytest.raises(ConflictError) as finished:
+        client.cancel_study(study.id)
+    assert finished.value.code == "study_finished"
+    with Client(client.url, "") as anonymous, pytest.raises(UnauthorizedError) as missing:
+        anonymous.list_methods()
+    assert (missing.value.code, missing.value.exit_code) == ("key_missing", 3)
+    with Client(client.url, api.new_key(scopes=[])) as weak, pytest.raises(ForbiddenError):
+        weak.list_methods()
+    with pytest.raises(UnavailableError) as waiting:
+        client.ready()
+    assert waiting.value.code == "no_worker"
+
+
+def test_a_prefix_must_name_one_study(api: Any, client: Client) -> None:
+    with pytest.raises(NotFoundError, match="cliptune list"):
+        client.find_study("00000000")
+    ids = [client.create_study(SPEC).id for _ in range(17)]  # two of 17 share one of 16 first digits
+    shared = next(digit for digit in "0123456789abcdef" if sum(one.startswith(digit) for one in ids) > 1)
+    with pytest.raises(ConflictError) as caught:
+        client.find_study(shared)
+    assert caught.value.code == "ambiguous_prefix"
+
+
+def test_every_page_is_read(client: Client) -> None:
+    ids = {client.create_study(SPEC).id for _ in range(103)}
+    assert {study.id for study in client.iter_studies()} == ids
+    assert len(client.list_studies(limit=2).items) == 2
+
+
+def test_the_catalog_and_version_are_typed(api: Any, client: Client) -> None:
+    api.add_worker()
+    assert client.ready().workers == 1
+    assert client.list_workloads()[0].name == "charlm-rnn"
+    assert "global_norm" in {method.name for method in client.list_methods()}
+    assert client.list_workers()[0].alive
+    assert client.version().name == "cliptune"
+
+
+def test_events_arrive_as_they_happen_and_end_with_the_study(api: Any, client: Client) -> None:
+    study = client.create_study(SPEC)
+    arrived: list[tuple[str, float]] = []
+
+    def follow() -> None:
+        arrived.extend((event.kind, time.monotonic()) for event in client.events(study.id))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    lease = api.acquire()
+    for step in range(3):
+        with api.queue.held(lease) as session:
+            api.queue.append_event(session, lease, "progress", {"step": step})
+        time.sleep(0.15)
+    ended = time.monotonic()
+    api.queue.finish(lease, JobState.SUCCEEDED)
+    follower.join(timeout=20)
+    assert [kind for kind, _ in arrived] == ["queued", "acquired", *["progress"] * 3, "succeeded"]
+    assert arrived[2][1] < ended
+
+
+def test_events_go_on_after_the_service_was_restarted(api: Any) -> None:
+    with serving(api.app) as url:
+        port = int(url.rpartition(":")[2])
+        client = Client(url, api.key)
+        study = client.create_study(SPEC)
+        lease = api.acquire()
+        events = client.events(study.id)
+        seen = [next(events), next(events)]
+    api.queue.finish(lease, JobState.SUCCEEDED)
+    rest: list[Any] = []
+    follower = threading.Thread(target=lambda: rest.extend(events))
+    follower.start()
+    time.sleep(0.3)  # at least one reconnection is refused
+    with serving(api.app, port):
+        follower.join(timeout=20)
+    assert [event.kind for event in seen + rest] == ["queued", "acquired", "succeeded"]
+    client.close()
+
+
+def test_events_of_a_study_read_to_its_end_are_none(api: Any, client: Client) -> None:
+    study = client.create_study(SPEC)
+    client.cancel_study(study.id)
+    events = list(client.events(study.id))
+    assert [event.kind for event in events] == ["queued", "cancelled"]
+    assert list(client.events(study.id, after=events[0].id)) == events[1:]
+    assert list(client.events(study.id, after=events[-1].id)) == []
+
+
+def test_events_of_an_unknown_study_are_a_problem(client: Client) -> None:
+    with pytest.raises(NotFoundError):
+        next(client.events("00000000-0000-0000-0000-000000000000"))
+
+
+def test_an_absent_service_is_named_with_the_remedy() -> None:
+    with closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with Client(url, "key") as client, pytest.raises(UnavailableError) as caught:
+            client.list_methods()
+    assert caught.value.code == "service_unreachable" and caught.value.exit_code == 3
+    assert url in caught.value.detail and "cliptune serve" in caught.value.detail
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "ftp://x", "http://", "http://[::1"])
+def test_an_address_that_is_none_is_unreachable(url: str) -> None:
+    with pytest.raises(UnavailableError) as caught, Client(url, "") as client:
+        client.version()
+    assert caught.value.code == "service_unreachable"
+
+
+def test_another_programs_answer_is_not_taken_for_ours() -> None:
+    for status in (200, 404, 500):
+        transport = httpx2.MockTransport(
+            lambda request, status=status: httpx2.Response(status, text="<html>")
+        )
+        with Client("http://x", "", transport=transport) as client, pytest.raises(UnavailableError) as caught:
+            client.version()
+        assert caught.value.code == "unexpected_response"
+
+
+def test_a_short_outage_is_bridged_for_reads_and_submissions(api: Any) -> None:
+    tries: list[str] = []
+
+    def flaky(request: httpx2.Request) -> httpx2.Response:
+        tries.append(request.headers.get("idempotency-key", ""))
+        if len(tries) < 3:
+            raise httpx2.ReadError("cut", request=request)
+        answer = api.http.request(
+            request.method, request.url.path, content=request.content, headers=dict(request.headers)
+        )
+        return httpx2.Response(answer.status_code, content=answer.content)
+
+    with Client("http://127.0.0.1", api.key, transport=httpx2.MockTransport(flaky)) as client:
+        assert client.create_study(SPEC).state is JobState.QUEUED
+    assert len(tries) == 3 and len(set(tries)) == 1 and tries[0]
+
+
+def test_the_access_key_is_not_in_errors(api: Any) -> None:
+    with Client("http://127.0.0.1:1", api.key) as client, pytest.raises(UnavailableError) as caught:
+        client.version()
+    assert api.key not in str(caught.value) and api.key not in repr(client)
+
+
+def test_a_number_that_is_none_reaches_the_service_and_is_named(client: Client) -> None:
+    with pytest.raises(InvalidRequestError, match="effect") as caught:
+        client.create_study({"workload": "charlm-rnn", "effect": float("nan")})
+    assert caught.value.errors[0]["pointer"] == "/effect"
+
+
+@pytest.mark.parametrize("study_id", ["../workers", "a/b", "?x", "", "é"])
+def test_an_id_never_leaves_its_place_in_the_path(client: Client, study_id: str) -> None:
+    with pytest.raises(NotFoundError):
+        client.cancel_study(study_id)
+
+
+@pytest.mark.parametrize("key", ["é", "a\nb"])
+def test_a_key_that_cannot_be_sent_is_refused(key: str) -> None:
+    with pytest.raises(UnauthorizedError, match="copy it whole"):
+        Client("http://127.0.0.1", key)

@@ -1,0 +1,136 @@
+"""The heartbeat: renews while it can, gives up in time when it can't, and never comes back."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from service.db.migrate import upgrade
+from service.db.models import JobRow
+from service.db.session import Database
+from service.jobs.lease import Lease
+from service.jobs.queue import Queue
+from service.states import JobState
+from service.worker.heartbeat import Heartbeat
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def queue(database: Database) -> Queue:
+    return Queue(database, lease_seconds=600)
+
+
+@pytest.fixture
+def lease(database: Database, queue: Queue) -> Lease:
+    return acquire(database, queue)
+
+
+def acquire(database: Database, queue: Queue) -> Lease:
+    with database.write() as session:
+        queue.enqueue(session, job_id=str(uuid.uuid4()), study_id=str(uuid.uuid4()), tenant_id="t")
+    found = queue.acquire(str(uuid.uuid4()), ["study"])
+    assert found is not None
+    return found
+
+
+class Beat:
+    """A heartbeat with its calls counted."""
+
+    def __init__(
+        self, queue: Queue, lease: Lease, *, deadline_seconds: float = PATIENCE, **options: object
+    ) -> None:
+        self.lost: list[int] = []
+        self.renewed = threading.Semaphore(0)
+        self.heartbeat = Heartbeat(
+            queue,
+            lease,
+            sent_at=time.monotonic(),
+            renew_seconds=0.02,
+            deadline_seconds=deadline_seconds,
+            on_lost=lambda: self.lost.append(1),
+            on_renewed=self.renewed.release,
+        )
+
+
+def test_heartbeat_extends_the_lease(database: Database, queue: Queue, lease: Lease) -> None:
+    def lease_until() -> int:
+        with database.read() as session:
+            return session.get_one(JobRow, lease.job_id).lease_until
+
+    before = lease_until()
+    beat = Beat(queue, lease)
+    with beat.heartbeat:
+        for _ in range(3):
+            assert beat.renewed.acquire(timeout=PATIENCE)
+    assert lease_until() > before
+    assert beat.lost == [] and not beat.heartbeat.lost.is_set()
+
+
+def test_cancel_is_told_by_the_next_renewal(database: Database, queue: Queue, lease: Lease) -> None:
+    beat = Beat(queue, lease)
+    with beat.heartbeat:
+        assert beat.renewed.acquire(timeout=PATIENCE)
+        assert not beat.heartbeat.cancel_requested.is_set()
+        with database.write() as session:
+            queue.cancel(session, lease.job_id)
+        assert beat.heartbeat.cancel_requested.wait(PATIENCE)
+    assert beat.lost == []
+
+
+def test_lost_lease_is_told_once(queue: Queue, lease: Lease) -> None:
+    beat = Beat(queue, lease)
+    with beat.heartbeat:
+        assert beat.renewed.acquire(timeout=PATIENCE)
+        queue.finish(lease, JobState.FAILED, error="taken away")
+        assert beat.heartbeat.lost.wait(PATIENCE)
+    assert beat.lost == [1]
+
+
+@contextmanager
+def held_lock(database: Database) -> Iterator[None]:
+    with database.write():
+        yield
+
+
+def test_deadline_passes_when_the_database_can_not_be_written(sqlite_url: str) -> None:
+    """Self-fencing: the lease is given up although nobody said that it is lost, and is never renewed again."""
+    database = Database(sqlite_url)
+    upgrade(database)
+    lease = acquire(database, Queue(database, lease_seconds=600))
+    impatient = Database(sqlite_url, busy_seconds=0.01)
+    beat = Beat(Queue(impatient, lease_seconds=600), lease, deadline_seconds=0.5)
+    with held_lock(database), beat.heartbeat:
+        assert beat.heartbeat.lost.wait(PATIENCE)
+    assert beat.lost == [1]
+    with database.read() as session:
+        until = session.get_one(JobRow, lease.job_id).lease_until
+    time.sleep(0.1)
+    with database.read() as session:
+        assert session.get_one(JobRow, lease.job_id).lease_until == until
+    database.close()
+    impatient.close()
+
+
+def test_deadline_counts_from_before_the_renewal_was_sent(queue: Queue, lease: Lease) -> None:
+    """A clock that jumps past the deadline (a frozen process) loses the lease without asking the database."""
+    now = [0.0]
+    lost = threading.Event()
+    heartbeat = Heartbeat(
+        queue,
+        lease,
+        sent_at=0.0,
+        renew_seconds=0.02,
+        deadline_seconds=45.0,
+        on_lost=lost.set,
+        on_renewed=lambda: now.__setitem__(0, 46.0),
+        clock=lambda: now[0],
+    )
+    with heartbeat:
+        assert lost.wait(PATIENCE)
+    assert queue.renew(lease) is False, "the database still knew the lease: it was the worker that let go"

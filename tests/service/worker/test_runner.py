@@ -1,0 +1,221 @@
+"""A study driven by a runner whose training processes break in every way: causes are counted apart."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from sqlalchemy import select
+
+from service.db.migrate import upgrade
+from service.db.models import JobEventRow, RecommendationRow, StudyRow, TrialRow
+from service.db.session import Database
+from service.errors import LeaseLostError
+from service.jobs.lease import Lease
+from service.jobs.queue import Queue
+from service.launchers.local import LocalLauncher
+from service.settings import Settings
+from service.states import JobState
+from service.worker.runner import ShutdownRequestedError, StudyFailedError, StudyRunner
+from tuner.spec import StudySpec
+from tuner.workloads.registry import get_workload
+
+FLAKY = str(Path(__file__).parent / "flaky_trainer.py")
+SPEC = StudySpec(
+    workload="digits-mlp",
+    parameters={each.name: each.default for each in get_workload("digits-mlp").parameter_fields()},
+    num_trials=4,
+    num_seeds=2,
+    num_steps=6,
+    cohort_size=4,
+    num_rungs=1,
+)
+
+
+class Start(Protocol):
+    def __call__(self, fault: str, lease: Lease, signals: Quiet | None = None) -> StudyRunner: ...
+
+
+class Quiet:
+    """Signals that ask for nothing, until told otherwise."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.after: Callable[[int], None] = lambda calls: None
+
+    def check(self) -> None:
+        self.calls += 1
+        self.after(self.calls)
+
+
+@pytest.fixture
+def database(sqlite_url: str) -> Database:
+    opened = Database(sqlite_url)
+    upgrade(opened)
+    return opened
+
+
+@pytest.fixture
+def queue(database: Database) -> Queue:
+    return Queue(database, lease_seconds=600)
+
+
+@pytest.fixture
+def lease(database: Database, queue: Queue) -> Lease:
+    job_id, study_id = str(uuid.uuid4()), str(uuid.uuid4())
+    with database.write() as session:
+        session.add(
+            StudyRow(
+                id=study_id,
+                tenant_id="t",
+                name=None,
+                workload=SPEC.workload,
+                spec=SPEC.to_json(),
+                spec_sha256=SPEC.digest,
+                fingerprint=SPEC.fingerprint,
+                job_id=job_id,
+                reference=None,
+                created_at=0,
+            )
+        )
+        queue.enqueue(session, job_id=job_id, study_id=study_id, tenant_id="t")
+    found = queue.acquire(str(uuid.uuid4()), ["study"])
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def start(database: Database, queue: Queue, tmp_path: Path) -> Iterator[Start]:
+    """Make a runner whose training program has a fault; its processes end with the test."""
+    runners: list[StudyRunner] = []
+
+    def start_with(fault: str, lease: Lease, signals: Quiet | None = None) -> StudyRunner:
+        command = (sys.executable, FLAKY, fault, str(tmp_path / "struck"))
+        launcher = LocalLauncher(threads=1, kill_grace_seconds=2, command=command)
+        runner = StudyRunner(
+            database=database,
+            queue=queue,
+            lease=lease,
+            launch=launcher.launch,
+            # Longer than a loaded machine takes to import scikit-learn, where nothing is told either.
+            settings=Settings(stall_seconds=8 if fault == "hang:once" else 120, max_failed_trials=2),
+            signals=signals or Quiet(),
+        )
+        runners.append(runner)
+        return runner
+
+    yield start_with
+    for runner in runners:
+        runner.stop_training()
+
+
+def trials_of(database: Database, lease: Lease) -> list[TrialRow]:
+    with database.read() as session:
+        query = select(TrialRow).where(TrialRow.study_id == lease.study_id).order_by(TrialRow.number)
+        return list(session.scalars(query))
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts", "losses"),
+    [("raise:once", 1, 0), ("exit:once", 1, 0), ("hang:once", 1, 0), ("kill:once", 0, 1)],
+)
+def test_training_that_breaks_once_is_repeated(
+    fault: str, attempts: int, losses: int, database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    runner = start(fault, lease)
+    assert runner.run() is JobState.SUCCEEDED
+    trials = trials_of(database, lease)
+    assert [(trial.attempt, trial.lost_count) for trial in trials] == [(attempts, losses)] * 4
+    assert {trial.state for trial in trials} == {"complete"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts"), [("bug-of-one:until-one-is-gone", 3), ("oom-of-one:until-one-is-gone", 1)]
+)
+def test_one_bad_trial_fails_alone(
+    fault: str, attempts: int, database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    """A bug is tried three times; running out of memory would only happen again at the same size."""
+    runner = start(fault, lease)
+    assert runner.run() is JobState.SUCCEEDED
+    *good, bad = trials_of(database, lease)
+    assert {trial.state for trial in good} == {"complete"}
+    assert (bad.state, bad.attempt) == ("fail", attempts)
+    assert "wrong shape" in (bad.last_error or "") or "out of memory" in (bad.last_error or "")
+    with database.read() as session:
+        kinds = session.scalars(select(JobEventRow.kind)).all()
+        assert kinds.count("trial_failed") == 1
+        assert kinds[-2:] == ["recommendation", "succeeded"]
+        assert len(session.scalars(select(RecommendationRow)).all()) == 1
+
+
+def test_study_with_too_many_failed_trials_fails_with_the_reason(
+    database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    runner = start("raise:always", lease)
+    with pytest.raises(StudyFailedError, match=r"4 trials failed .* allows 2 .*no good"):
+        runner.run()
+
+
+def test_cohort_without_results_is_bad_output(
+    database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    runner = start("silent", lease)
+    with pytest.raises(StudyFailedError, match="without all its results"):
+        runner.run()
+
+
+def test_shutdown_stops_between_two_messages(
+    database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    signals = Quiet()
+
+    def stop(calls: int) -> None:
+        if calls > 1:
+            raise ShutdownRequestedError
+
+    signals.after = stop
+    runner = start("hang:always", lease, signals)
+    with pytest.raises(ShutdownRequestedError):
+        runner.run()
+    runner.stop_training()
+    assert queue.release(lease) is JobState.QUEUED
+
+
+def test_runner_whose_lease_is_gone_writes_nothing(
+    database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    queue.release(lease)
+    assert queue.acquire(str(uuid.uuid4()), ["study"]) is not None
+    runner = start("none", lease)
+    with pytest.raises(LeaseLostError):
+        runner.run()
+    assert trials_of(database, lease) == []
+
+
+def test_second_runner_finishes_open_trials_before_it_asks(
+    database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    signals = Quiet()
+    first = start("hang:once", lease, signals)
+
+    def stop_in_cohort(calls: int) -> None:
+        if trials_of(database, lease):
+            raise ShutdownRequestedError
+
+    signals.after = stop_in_cohort
+    with pytest.raises(ShutdownRequestedError):
+        first.run()
+    first.stop_training()
+    asked = [(trial.id, trial.threshold) for trial in trials_of(database, lease)]
+    assert len(asked) == 4
+    queue.release(lease)
+    again = queue.acquire(str(uuid.uuid4()), ["study"])
+    assert again is not None
+    second = start("hang:once", again)
+    assert second.run() is JobState.SUCCEEDED
+    assert [(trial.id, trial.threshold) for trial in trials_of(database, lease)] == asked

@@ -1,0 +1,246 @@
+"""Verdicts, as tables with their arithmetic. Half width with 3 seeds: 4.3027 / root 3 = 2.4842 deviations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tuner.errors import NoTrialsError
+from tuner.evidence import PairedDifference, Reference, Trial, TrialState, Verdict
+from tuner.search.recommendation import judge, recommend
+from tuner.spec import ClipSetting, StudySpec
+
+MakeTrial = Callable[..., Trial]
+SPEC = StudySpec(workload="w", num_steps=100, effect=0.01)
+OFF = (2.0, 2.1, 2.2)
+
+
+def numbered(*trials: Trial) -> list[Trial]:
+    return [dataclasses.replace(each, number=number) for number, each in enumerate(trials)]
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "expected"),
+    [
+        (-0.2, -0.3, -0.1, Verdict.CLIP),
+        (0.2, 0.1, 0.3, Verdict.DO_NOT_CLIP),
+        (0.0, -0.04, 0.05, Verdict.NO_DIFFERENCE),  # inside the margin of 0.05, ends included
+        (-0.04, -0.06, -0.02, Verdict.NO_DIFFERENCE),  # real but too small to matter
+        (0.04, 0.02, 0.06, Verdict.NO_DIFFERENCE),
+        (-0.2, -0.5, 0.1, Verdict.INCONCLUSIVE),
+        (-0.05, -0.1, 0.0, Verdict.INCONCLUSIVE),  # 0 is not excluded
+        (-0.05, -0.09, -0.01, Verdict.CLIP),  # exactly what matters
+    ],
+)
+def test_judgement_of_an_interval(mean: float, low: float, high: float, expected: Verdict) -> None:
+    difference = PairedDifference(mean=mean, low=low, high=high, num_pairs=3)
+    assert judge(difference, margin=0.05) is expected
+
+
+@pytest.mark.parametrize(
+    ("clip", "verdict", "setting"),
+    [
+        # Differences -0.5, -0.5, -0.5: no spread; margin 0.01 * 2.1 = 0.021.
+        ((1.5, 1.6, 1.7), Verdict.CLIP, "value:1"),
+        ((2.5, 2.6, 2.7), Verdict.DO_NOT_CLIP, "none"),
+        # Differences -0.001, 0, 0.001: half width 0.0025.
+        ((1.999, 2.1, 2.201), Verdict.NO_DIFFERENCE, "none"),
+        # Differences -0.5, -0.1, 0.3: mean -0.1, half width 0.99. The best seen has the lower mean.
+        ((1.5, 2.0, 2.5), Verdict.INCONCLUSIVE, "value:1"),
+        # Differences -0.3, 0.1, 0.5: off has the lower mean.
+        ((1.7, 2.2, 2.7), Verdict.INCONCLUSIVE, "none"),
+    ],
+)
+def test_verdict_of_a_paired_comparison(
+    reference: Reference, trial: MakeTrial, clip: tuple[float, ...], verdict: Verdict, setting: str
+) -> None:
+    found = recommend(
+        SPEC, reference, numbered(trial("none", *OFF), trial("value:1", *clip)), objective="val_loss"
+    )
+    assert found.verdict is verdict
+    assert str(found.setting) == setting
+    assert str(found.best) == "value:1"
+    assert found.difference is not None
+    assert found.difference.mean == pytest.approx(sum(clip) / 3 - 2.1)
+    assert (found.interval is None) == (setting == "none")
+    assert "value 1 ends at val_loss" in found.reason
+    assert "off at 2.1 +- 0.058" in found.reason
+
+
+def test_inconclusive_says_how_many_seeds_would_settle_it(reference: Reference, trial: MakeTrial) -> None:
+    # Differences -0.2, -0.1, 0: deviation 0.1, mean -0.1 and margin 0.021: half width 0.1 is wanted.
+    # t(n-1) * 0.1 / root n falls below 0.1 between n = 6 (0.105) and n = 7 (0.092).
+    found = recommend(SPEC, reference, numbered(trial("none", *OFF), trial("value:1", 1.8, 2.0, 2.2)))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "about 7 seeds would settle it" in found.reason
+
+
+def test_hopeless_comparison_says_so(reference: Reference, trial: MakeTrial) -> None:
+    spec = dataclasses.replace(SPEC, effect=0.0)
+    found = recommend(spec, reference, numbered(trial("none", *OFF), trial("value:1", 1.0, 2.101, 3.2)))
+    assert "more than 1000 seeds" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("off", "clip", "verdict", "words"),
+    [
+        ((None, 2.0, 2.2), (1.5, 1.6, 1.7), Verdict.CLIP, "diverged in 1 of 3 seeds and ended at"),
+        (
+            (None, None, None),
+            (1.5, 1.6, 1.7),
+            Verdict.CLIP,
+            "diverged in 3 of 3 seeds; value 1 diverged in none",
+        ),
+        # Clip even if it is no better where off survives: it diverges nowhere.
+        ((None, 1.0, 1.0), (1.5, 1.6, 1.7), Verdict.CLIP, "diverged in 1 of 3"),
+        ((None, None, None), (None, None, None), Verdict.INCONCLUSIVE, "Lower the learning rate"),
+        (OFF, (1.5, None, 1.7), Verdict.DO_NOT_CLIP, "All 1 clip settings diverged in at least one seed"),
+        ((None, 2.0, 2.2), (1.5, None, 1.7), Verdict.INCONCLUSIVE, "None of 1 clip settings"),
+    ],
+)
+def test_verdict_with_divergence(
+    reference: Reference, trial: MakeTrial, off: tuple, clip: tuple, verdict: Verdict, words: str
+) -> None:
+    found = recommend(SPEC, reference, numbered(trial("none", *off), trial("value:1", *clip)))
+    assert found.verdict is verdict
+    assert words in found.reason
+    assert found.setting.is_off == (verdict is not Verdict.CLIP)
+
+
+def test_threshold_that_is_never_exceeded_makes_no_difference(reference: Reference, trial: MakeTrial) -> None:
+    inert = trial("global_norm:9", *OFF, clip_fraction=0.0)
+    found = recommend(SPEC, reference, numbered(trial("none", *OFF), inert))
+    assert found.verdict is Verdict.NO_DIFFERENCE
+    assert "No threshold tried was ever exceeded" in found.reason
+    assert "4 before clipping" in found.reason  # the largest norm
+    assert (found.best, found.value, found.difference, found.kappa, found.norms) == (None,) * 5
+    assert found.setting.is_off
+
+
+def test_best_is_the_lowest_mean_of_sound_effective_complete_trials(
+    reference: Reference, trial: MakeTrial
+) -> None:
+    trials = numbered(
+        trial("none", *OFF),
+        trial("value:1", 1.8, 1.9, 2.0),
+        trial("value:2", 1.5, 1.6, 1.7),
+        trial("value:3", 0.5, None, 0.7),  # diverged once
+        trial("value:4", 0.5, 0.6, 0.7, clip_fraction=0.0),  # never clipped
+        trial("value:5", 0.5, 0.6, 0.7, state=TrialState.PRUNED),
+        trial("value:6", 0.5, 0.6, 0.7, state=TrialState.FAIL),
+        trial("value:7", state=TrialState.RUNNING),
+    )
+    found = recommend(SPEC, reference, trials)
+    assert str(found.best) == "value:2"
+    assert (found.num_trials, found.num_diverged_trials) == (6, 1)
+    # 5 trials of 3 lanes of 100 steps, and one with 100 + 7 + 100.
+    assert found.lane_steps == 5 * 300 + 207
+    assert found.full_runs == pytest.approx(17.07)
+    assert found.train_seconds == pytest.approx(18 * 0.5)
+
+
+def test_evidence_of_the_best(reference: Reference, trial: MakeTrial) -> None:
+    spec = dataclasses.replace(SPEC, current=ClipSetting.parse("value:3"))
+    trials = numbered(trial("none", *OFF), trial("value:0.5", 1.5, 1.6, 1.7), trial("value:3", 1.6, 1.7, 1.8))
+    found = recommend(spec, reference, trials)
+    assert found.kappa == pytest.approx(5.0)  # threshold 0.5 over the median largest element, 0.1
+    assert found.clip_fraction == 0.5
+    assert found.mean_scale == pytest.approx(0.8)
+    assert found.norms is not None
+    assert found.norms.median == 2.0  # of 1, 2 and 3
+    assert found.value is not None
+    assert found.value.mean == pytest.approx(1.6)
+    assert found.against_current is not None
+    assert found.against_current.mean == pytest.approx(-0.1)
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["setting"]["threshold"] == 0.5
+
+
+def test_no_current_value_no_comparison_with_it(reference: Reference, trial: MakeTrial) -> None:
+    trials = numbered(trial("none", *OFF), trial("value:1", 1.5, 1.6, 1.7))
+    assert recommend(SPEC, reference, trials).against_current is None
+    unknown = dataclasses.replace(SPEC, current=ClipSetting.parse("value:7"))
+    assert recommend(unknown, reference, trials).against_current is None
+    off_today = dataclasses.replace(SPEC, current=ClipSetting.parse("none"))
+    found = recommend(off_today, reference, trials)
+    assert found.against_current == found.difference is not None
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        # Worse by exactly 0.3 in each seed on both sides: only the best remains. Margin 0.021.
+        ({"value:0.5": (1.8, 1.9, 2.0), "value:2": (1.8, 1.9, 2.0)}, (1.0, 1.0)),
+        # Worse by 0.02 without any noise: below what matters.
+        ({"value:0.5": (1.52, 1.62, 1.72), "value:2": (1.8, 1.9, 2.0)}, (0.5, 1.0)),
+        # Noise: differences -0.3, 0.1, 0.8 don't exclude 0.
+        ({"value:2": (1.2, 1.7, 2.5), "value:4": (1.8, 1.9, 2.0)}, (1.0, 2.0)),
+        # A worse trial in between ends the stretch, however good the ones beyond it are.
+        ({"value:2": (1.8, 1.9, 2.0), "value:4": (1.51, 1.61, 1.71)}, (1.0, 1.0)),
+        # So does a diverged seed.
+        ({"value:2": (1.5, None, 1.7), "value:4": (1.51, 1.61, 1.71)}, (1.0, 1.0)),
+        # Another method has its own thresholds.
+        ({"global_norm:2": (1.51, 1.61, 1.71)}, (1.0, 1.0)),
+    ],
+)
+def test_interval_of_equally_good_thresholds(
+    reference: Reference, trial: MakeTrial, others: dict, expected: tuple
+) -> None:
+    trials = [trial("none", *OFF), trial("value:1", 1.5, 1.6, 1.7)]
+    trials += [trial(setting, *values) for setting, values in others.items()]
+    found = recommend(SPEC, reference, numbered(*trials))
+    assert str(found.setting) == "value:1"
+    assert found.interval == expected
+
+
+def test_interval_includes_inert_and_passes_over_pruned_trials(
+    reference: Reference, trial: MakeTrial
+) -> None:
+    trials = numbered(
+        trial("none", *OFF),
+        trial("value:1", 1.5, 1.6, 1.7),
+        trial("value:2", 5.0, 5.0, 5.0, state=TrialState.PRUNED),
+        trial("value:4", 1.5, 1.6, 1.71, clip_fraction=0.0),
+    )
+    assert recommend(SPEC, reference, trials).interval == (1.0, 4.0)
+
+
+def test_interval_ends_at_a_pruned_trial_that_diverged(reference: Reference, trial: MakeTrial) -> None:
+    trials = numbered(
+        trial("none", *OFF),
+        trial("value:1", 1.5, 1.6, 1.7),
+        trial("value:2", None, None, None, state=TrialState.PRUNED),
+        trial("value:4", 1.51, 1.61, 1.71),
+    )
+    assert recommend(SPEC, reference, trials).interval == (1.0, 1.0)
+
+
+def test_off_that_has_not_ended_leaves_it_open(reference: Reference, trial: MakeTrial) -> None:
+    found = recommend(SPEC, reference, [trial("value:1", 1.5, 1.6, 1.7)])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "off has no result" in found.reason
+    assert str(found.setting) == "value:1"
+    assert (found.off.mean, found.off.num_seeds, found.difference) == (None, 0, None)
+
+
+def test_only_off_or_only_pruned_is_inconclusive(reference: Reference, trial: MakeTrial) -> None:
+    pruned = trial("value:1", 9.0, 9.0, 9.0, state=TrialState.PRUNED)
+    for trials in ([trial("none", *OFF)], numbered(trial("none", *OFF), pruned)):
+        found = recommend(SPEC, reference, trials)
+        assert found.verdict is Verdict.INCONCLUSIVE
+        assert found.setting.is_off
+
+
+def test_fewer_than_two_pairs_is_inconclusive(reference: Reference, trial: MakeTrial) -> None:
+    found = recommend(SPEC, reference, numbered(trial("none", 2.0), trial("value:1", 1.5)))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "Fewer than 2 seeds" in found.reason
+
+
+def test_nothing_ended_is_an_error(reference: Reference, trial: MakeTrial) -> None:
+    for trials in ([], [trial("none", state=TrialState.FAIL)], [trial("none", state=TrialState.RUNNING)]):
+        with pytest.raises(NoTrialsError, match="no trial has ended yet") as caught:
+            recommend(SPEC, reference, trials)
+    assert caught.value.code == "no_trials"

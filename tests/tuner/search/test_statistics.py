@@ -1,0 +1,69 @@
+"""Known answers for means, standard errors and paired intervals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import scipy.stats
+
+from tuner.search.statistics import estimate, mean_value, paired_difference, seeds_to_settle, t_quantile
+
+
+def test_estimate_of_known_numbers() -> None:
+    # Mean 5; squared deviations 9, 1, 1, 1, 0, 0, 4, 16 sum to 32; 32 / 7 under the root is 2.138; / root 8.
+    found = estimate([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])
+    assert found.mean == 5
+    assert found.standard_error == pytest.approx(math.sqrt(32 / 7) / math.sqrt(8))
+    assert (found.num_seeds, found.num_diverged) == (8, 0)
+
+
+def test_estimate_without_enough_values() -> None:
+    assert estimate([None, None]).mean is None
+    assert estimate([None, None]).num_diverged == 2
+    assert estimate([1.0, None]).standard_error is None
+    assert estimate([]).num_seeds == 0
+
+
+def test_mean_counts_a_diverged_seed() -> None:
+    assert mean_value([1.0, 3.0]) == 2.0
+    assert mean_value([1.0, None]) == math.inf
+    assert mean_value([]) == math.inf
+
+
+def test_paired_interval_of_known_numbers() -> None:
+    # Differences -1, -2, -3: mean -2, deviation 1, half width 4.3027 / root 3 = 2.4842.
+    found = paired_difference({0: 1.0, 1: 1.0, 2: 1.0}, {0: 2.0, 1: 3.0, 2: 4.0})
+    assert found is not None
+    assert found.mean == -2
+    assert (found.low, found.high) == (pytest.approx(-4.48414, abs=1e-4), pytest.approx(0.48414, abs=1e-4))
+    assert found.num_pairs == 3
+
+
+def test_paired_interval_equals_scipys_t_test() -> None:
+    one, other = [0.31, 0.27, 0.35, 0.30, 0.29], [0.33, 0.33, 0.34, 0.36, 0.30]
+    found = paired_difference(dict(enumerate(one)), dict(enumerate(other)))
+    expected = scipy.stats.ttest_rel(one, other).confidence_interval(0.95)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_only_seeds_with_both_values_are_paired() -> None:
+    one, other = {0: 1.0, 1: None, 2: 1.0, 3: 5.0}, {0: 2.0, 1: 2.0, 2: 2.0, 4: 9.0}
+    found = paired_difference(one, other)
+    assert found is not None
+    assert (found.num_pairs, found.mean) == (2, -1.0)
+    assert paired_difference({0: 1.0, 1: None}, {0: 2.0, 1: 2.0}) is None
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(1, 12.7062), (2, 4.3027), (7, 2.3646), (30, 2.0423)])
+def test_t_quantiles_are_those_of_the_tables(degrees: int, expected: float) -> None:
+    assert t_quantile(0.975, degrees) == pytest.approx(expected, abs=5e-5)
+
+
+def test_seeds_to_settle_is_the_smallest_that_is_narrow_enough() -> None:
+    # Differences 0, 1, 2 have deviation 1. Half width at n: t(n-1) / root n = 1.0494 at 6, 0.9248 at 7.
+    one, other = {0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.0, 1: 1.0, 2: 1.0}
+    assert seeds_to_settle(one, other, 1.0) == 7
+    assert seeds_to_settle(one, other, 1e-6) is None
+    assert seeds_to_settle(one, one, 0.1) == 2

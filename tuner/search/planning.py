@@ -1,0 +1,66 @@
+"""Turn a study's trials into the next cohort to train: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tuner.evidence import Trial, TrialState
+from tuner.search.statistics import mean_value
+from tuner.spec import ParameterValue, StudySpec
+from tuner.training.cohort import Cohort, CohortTrial
+
+
+def plan_cohort(
+    spec: StudySpec, parameters: Mapping[str, ParameterValue], trials: Iterable[Trial]
+) -> Cohort | None:
+    """The cohort of all open trials.
+
+    Every ended trial's rung values enter the history, those of a cohort that was interrupted too. What is left of
+    such a cohort is therefore pruned against the same values as if it had not been interrupted.
+
+    Args:
+        spec: the question.
+        parameters: all the workload's parameters, resolved.
+        trials: all trials of the study.
+
+    Returns:
+        Open trials by number, *off* and today's value protected; None if no trial is open.
+    """
+    ordered = sorted(trials, key=lambda trial: trial.number)
+    open_trials = tuple(
+        CohortTrial(
+            id=trial.id,
+            setting=trial.setting,
+            protected=trial.setting.is_off or trial.setting == spec.current,
+        )
+        for trial in ordered
+        if trial.state.is_open
+    )
+    if not open_trials:
+        return None
+    return Cohort(
+        workload=spec.workload,
+        parameters=dict(parameters),
+        trials=open_trials,
+        seeds=spec.seeds,
+        rung_steps=spec.rung_steps,
+        divergence_factor=spec.divergence_factor,
+        history=rung_history(spec.rung_steps, ordered),
+    )
+
+
+def rung_history(rung_steps: Iterable[int], trials: Iterable[Trial]) -> dict[int, tuple[float, ...]]:
+    """Means over seeds of all ended trials, at each rung they reached.
+
+    Args:
+        rung_steps: the study's rungs.
+        trials: all trials; open and failed ones are left out.
+
+    Returns:
+        Per rung step the means, inf = diverged, in the order of ``trials``.
+    """
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    return {
+        step: tuple(mean_value(trial.rungs[step].values()) for trial in ended if step in trial.rungs)
+        for step in rung_steps
+    }

@@ -1,0 +1,130 @@
+"""Means, standard errors and paired intervals over training seeds: pure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from tuner.evidence import Estimate, PairedDifference
+
+CONFIDENCE = 0.95
+
+
+def estimate(values: Iterable[float | None]) -> Estimate:
+    """Mean and standard error over the seeds that did not diverge.
+
+    Args:
+        values: one per seed; None = diverged.
+
+    Returns:
+        The estimate; its mean is None without a value, its standard error with fewer than two.
+
+    Example:
+        The standard deviation of 1, 2, 3 is 1; divided by the root of 3 it is 0.577.
+
+        >>> estimate([1.0, 2.0, 3.0, None])
+        Estimate(mean=2.0, standard_error=0.577..., num_seeds=3, num_diverged=1)
+    """
+    lanes = list(values)
+    finite = [value for value in lanes if value is not None]
+    return Estimate(
+        mean=statistics.fmean(finite) if finite else None,
+        standard_error=statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else None,
+        num_seeds=len(finite),
+        num_diverged=len(lanes) - len(finite),
+    )
+
+
+def mean_value(values: Iterable[float | None]) -> float:
+    """Mean objective over seeds, where a diverged seed counts.
+
+    Args:
+        values: one per seed; None = diverged.
+
+    Returns:
+        The mean; inf if a seed diverged or there is no value.
+
+    Example:
+        >>> mean_value([1.0, 2.0]), mean_value([1.0, None])
+        (1.5, inf)
+    """
+    lanes = [math.inf if value is None else value for value in values]
+    return statistics.fmean(lanes) if lanes else math.inf
+
+
+def paired_difference(
+    one: Mapping[int, float | None], other: Mapping[int, float | None]
+) -> PairedDifference | None:
+    """Mean of ``one - other`` over common seeds, with a 95 % t interval.
+
+    Args:
+        one: objective by seed; None = diverged.
+        other: the same of what it is compared with.
+
+    Returns:
+        The difference; None with fewer than two seeds in which both have a value.
+
+    Source:
+        Student (1908), https://doi.org/10.1093/biomet/6.1.1: a one-sample t interval on paired differences.
+
+    Example:
+        >>> paired_difference({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0})
+        PairedDifference(mean=-1.0, low=-1.0, high=-1.0, num_pairs=2, test='paired t')
+    """
+    differences = _differences(one, other)
+    if len(differences) < 2:
+        return None
+    mean = statistics.fmean(differences)
+    half = _half_width(statistics.stdev(differences), len(differences))
+    return PairedDifference(mean=mean, low=mean - half, high=mean + half, num_pairs=len(differences))
+
+
+def seeds_to_settle(
+    one: Mapping[int, float | None],
+    other: Mapping[int, float | None],
+    half_width: float,
+    *,
+    limit: int = 1000,
+) -> int | None:
+    """About how many paired seeds give an interval of a wanted half width, if the spread stays as it is.
+
+    Args:
+        one: objective by seed.
+        other: the same of what it is compared with; at least two seeds in common.
+        half_width: wanted, > 0, in the objective's unit.
+        limit: largest number to consider.
+
+    Returns:
+        The smallest sufficient number of seeds, at least 2; None beyond the limit.
+    """
+    deviation = statistics.stdev(_differences(one, other))
+    return next((count for count in range(2, limit + 1) if _half_width(deviation, count) <= half_width), None)
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t distribution.
+
+    Args:
+        probability: in (0, 1).
+        degrees: of freedom, >= 1.
+
+    Returns:
+        The quantile.
+
+    Example:
+        >>> round(t_quantile(0.975, 2), 4)
+        4.3027
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, probability))
+
+
+def _differences(one: Mapping[int, float | None], other: Mapping[int, float | None]) -> Sequence[float]:
+    pairs = ((one[seed], other[seed]) for seed in sorted(one) if seed in other)
+    return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
+
+
+def _half_width(deviation: float, count: int) -> float:
+    return t_quantile((1 + CONFIDENCE) / 2, count - 1) * deviation / math.sqrt(count)

@@ -1,0 +1,77 @@
+"""What the loop asks of an engine: the border behind which lanes are trained one by one or all at once.
+
+`tuner.training.solo` trains one lane at a time with plain PyTorch. A batched engine implements the same five
+functions with one lane axis and drops in; the loop, the pruning and the events stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from tuner.training.trace import LaneRecord
+
+
+class LaneId(NamedTuple):
+    """One trial under one seed."""
+
+    trial_id: str
+    seed: int
+
+
+class Advance(NamedTuple):
+    """How far training got since the engine last told.
+
+    Attributes:
+        lane_steps: optimizer steps taken since then, over all lanes.
+        step: the step of the lane (or lane batch) that is training now.
+    """
+
+    lane_steps: int
+    step: int
+
+
+class Evaluation(NamedTuple):
+    """A lane on held-out data; either number may be non-finite.
+
+    Attributes:
+        loss: validation loss, mean over the held-out examples.
+        objective: what is minimized; the loss if the workload has no metric.
+    """
+
+    loss: float
+    objective: float
+
+
+class Engine(Protocol):
+    """Holds every lane of a cohort (weights, optimizer, generators, trace) between rungs.
+
+    What an implementation guarantees:
+
+    - all trials of a seed start from the same weights and see the same data and dropout masks, whichever lanes
+      train beside them, and whatever the rungs are;
+    - nothing is read back to the host inside a step; a lane whose loss or gradient is non-finite keeps its weights
+      from that step on, is never an exception, and stops using time at the engine's next read;
+    - an exception of the workload's code is raised as `tuner.errors.LaneError`;
+    - the caller's random generators are untouched whenever control is with the caller.
+    """
+
+    def advance(self, lanes: Sequence[LaneId], step: int) -> Iterator[Advance]:
+        """Train these lanes until each has taken `step` steps or diverged; tell about once a second."""
+        ...
+
+    def evaluate(self, lanes: Sequence[LaneId]) -> Mapping[LaneId, Evaluation]:
+        """Held-out loss and objective of these lanes; changes nothing."""
+        ...
+
+    def read(self, lanes: Sequence[LaneId]) -> Mapping[LaneId, LaneRecord]:
+        """What these lanes recorded so far; waits for the device."""
+        ...
+
+    def seconds(self, lane: LaneId) -> float:
+        """Wall time spent on this lane's steps; a batched engine divides by the lanes that shared it."""
+        ...
+
+    def retire(self, lanes: Sequence[LaneId]) -> None:
+        """Free what these lanes hold; they are not asked for again."""
+        ...

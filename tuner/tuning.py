@@ -1,0 +1,103 @@
+"""Answer the question in this process: the same probe, cohorts and verdict as the service, as one call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tuner.evidence import Recommendation, Trial, TrialState
+from tuner.search.planning import plan_cohort
+from tuner.search.pruning import median_prune
+from tuner.search.recommendation import recommend
+from tuner.search.search import Search
+from tuner.spec import ClipSetting, ParameterValue, StudySpec, study_spec
+from tuner.training.cohort import Event, ProbeMeasured, RungReached, TrialEnded
+from tuner.training.loop import train_cohort
+from tuner.training.probe import measure_reference
+from tuner.workloads import AnyWorkload, create_workload
+
+
+def tune(
+    workload: AnyWorkload | str,
+    *,
+    parameters: Mapping[str, ParameterValue] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    device: str = "cpu",
+    **fields: Any,
+) -> Recommendation:
+    """Which clip setting should this workload train with?
+
+    Args:
+        workload: a workload, or the name of a registered one.
+        parameters: values for a registered workload's parameters; leave out for an instance, which has its own.
+        on_event: called with every event, for example to show progress.
+        device: where to train.
+        **fields: the other fields of `tuner.StudySpec`, for example ``num_trials=8``; ``current`` may be a text
+            such as ``"global_norm:1.0"``.
+
+    Returns:
+        The recommendation.
+
+    Raises:
+        SpecError: if a field is unknown or out of bounds.
+        UnknownWorkloadError: if no workload has that name.
+        LaneError: if the workload's code raised.
+
+    Example:
+        >>> answer = tune("digits-mlp", num_trials=2, num_seeds=2, num_steps=5)
+        >>> answer.num_trials, answer.lane_steps
+        (2, 20)
+    """
+    ready = create_workload(workload, parameters or {}) if isinstance(workload, str) else workload
+    spec = _spec(ready, fields)
+    tell = on_event or _ignore
+    reference = measure_reference(ready, spec.seeds, device=device)
+    tell(ProbeMeasured(reference=reference))
+    trials: dict[str, Trial] = {}
+    while not (search := Search.from_trials(spec, reference, trials.values())).is_finished:
+        cohort_number = 1 + max((trial.cohort for trial in trials.values()), default=-1)
+        for setting in search.ask(spec.cohort_size):
+            number = len(trials)
+            trials[str(number)] = Trial(id=str(number), number=number, cohort=cohort_number, setting=setting)
+        cohort = plan_cohort(spec, ready.parameter_values, trials.values())
+        if cohort is None:
+            break
+        for event in train_cohort(cohort, ready, prune=median_prune, device=device):
+            record(trials, event)
+            tell(event)
+    return recommend(spec, reference, trials.values(), objective=ready.objective)
+
+
+def record(trials: dict[str, Trial], event: Event) -> None:
+    """Put what an event says into the trials.
+
+    Args:
+        trials: by id; changed in place.
+        event: any event of `tuner.training.loop.train_cohort`.
+    """
+    if isinstance(event, RungReached):
+        for lane in event.values:
+            trial = trials[lane.trial_id]
+            rungs = {step: dict(by_seed) for step, by_seed in trial.rungs.items()}
+            rungs.setdefault(event.step, {})[lane.seed] = lane.value
+            trials[lane.trial_id] = dataclasses.replace(trial, rungs=rungs)
+    elif isinstance(event, TrialEnded):
+        trials[event.trial_id] = dataclasses.replace(
+            trials[event.trial_id], state=TrialState(event.state), lanes=event.lanes
+        )
+
+
+def _spec(workload: AnyWorkload, fields: Mapping[str, Any]) -> StudySpec:
+    """The study of a library call; a text or a setting may stand for ``current``."""
+    document = {"workload": workload.name, "parameters": workload.parameter_values, **fields}
+    current = document.get("current")
+    if isinstance(current, str):
+        current = ClipSetting.parse(current)
+    if isinstance(current, ClipSetting):
+        document["current"] = dataclasses.asdict(current)
+    return study_spec(document)
+
+
+def _ignore(event: Event) -> None:
+    del event
