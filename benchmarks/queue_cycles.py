@@ -7,7 +7,7 @@ it was given; afterwards the histories are compared with the database. One JSON 
     python benchmarks/queue_cycles.py --url URL --jobs 2000 --processes 16
 
 Goals: at least 200 cycles/s on SQLite and 500 on PostgreSQL, no job claimed twice.
-(A ``queue.py`` in this folder would be imported by its scripts in place of the standard library's.)
+(Not called ``queue.py``: scripts in this folder would import it in place of the standard library's.)
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
-
-from service.db.migrate import upgrade
-from service.db.session import Database
-from service.jobs.queue import Queue
-from service.states import JobState
-
 ROOT = Path(__file__).resolve().parents[1]
+# In place of this folder, whose service.py would be imported instead of the package.
+sys.path[0] = str(ROOT)
+
+from sqlalchemy import text  # noqa: E402
+
+from service.db.migrate import upgrade  # noqa: E402
+from service.db.session import Database  # noqa: E402
+from service.jobs.queue import Queue  # noqa: E402
+from service.states import JobState  # noqa: E402
+
 GOAL_PER_SECOND = {"sqlite": 200, "postgresql": 500}
 #: How long a worker waits when every ready job is being acquired by others, in seconds.
 POLL_SECONDS = 0.002

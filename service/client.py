@@ -287,15 +287,16 @@ class Client:
                     yield event
                     if event.is_terminal:
                         return
-            except httpx2.TransportError as error:
-                cause = error
-            except UnavailableError as error:
-                cause = error
-            if cause is None:
                 # The stream ended by itself: the server is going down, or everything was read before.
                 if was_done:
                     return
                 was_done = self.get_study(study_id).done
+            except UnavailableError as error:
+                if error.code == "unexpected_response":
+                    raise
+                cause = error
+            except httpx2.TransportError as error:
+                cause = error
             if failures >= _MAX_RECONNECTS:
                 raise cause if isinstance(cause, UnavailableError) else self._unreachable(cause)
             if not was_done:
@@ -339,7 +340,7 @@ class Client:
             try:
                 response = self._http.request(method, path, timeout=timeout, **request)
             except httpx2.TransportError as error:
-                if wait is None:
+                if wait is None or isinstance(error, httpx2.UnsupportedProtocol):
                     raise self._unreachable(error) from error
             except httpx2.InvalidURL as error:
                 raise self._unreachable(error) from error

@@ -17,7 +17,7 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -62,7 +62,7 @@ class Principal:
     key_id: str
     tenant_id: str
     scopes: frozenset[str]
-    signing_key: bytes
+    signing_key: bytes = field(repr=False)
 
     def may(self, scope: Scope) -> bool:
         """Whether this is allowed; writing includes reading."""

@@ -109,7 +109,11 @@ class Settings(BaseSettings):
         default=5, ge=0, description="Trials of a study that may fail before the study fails."
     )
     training_threads: int = Field(
-        default=0, ge=0, le=1024, description="CPU threads of a training process; 0 lets torch choose."
+        default=1,
+        ge=0,
+        le=1024,
+        description="CPU threads of a training process; 0 lets torch choose. One is fastest for small models and "
+        "on a machine that does other work too.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto is console on a terminal and JSON lines elsewhere."

@@ -11,6 +11,8 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from service.schemas import Page
+
 
 def answer(
     document: BaseModel | Mapping[str, Any],
@@ -38,6 +40,23 @@ def answer(
     if with_etag:
         response.headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     return response
+
+
+def page_answer(request: Request, page: Page[Any]) -> Response:
+    """A page of a list, with the way to the next one as a ``Link`` header too.
+
+    Args:
+        request: its path and query are repeated with the next cursor.
+        page: the page.
+
+    Returns:
+        The answer.
+    """
+    if page.next_cursor is None:
+        return answer(page)
+    following = request.url.include_query_params(cursor=page.next_cursor)
+    # Without the host, which the caller could have made up.
+    return answer(page, headers={"Link": f'<{following.path}?{following.query}>; rel="next"'})
 
 
 def not_modified(request: Request, response: Response) -> Response | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import email.message
 import re
+import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from anyio import CapacityLimiter
@@ -33,6 +34,7 @@ class Services:
     Attributes:
         fast_reads: threads that cheap queries share. Few, because threads that wake each other for a fraction
             of a millisecond spend more time waiting for Python's lock than reading.
+        stopping: set when the process is about to end, so that streams and waits end by themselves.
     """
 
     settings: Settings
@@ -41,6 +43,7 @@ class Services:
     keyring: Keyring
     metrics: Metrics
     fast_reads: CapacityLimiter
+    stopping: threading.Event = field(default_factory=threading.Event)
 
 
 async def _services(request: Request) -> Services:

@@ -56,8 +56,6 @@ def run_demo(*, keep: bool) -> None:
     home = Path(tempfile.mkdtemp(prefix="cliptune-demo-"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLIPTUNE_")}
     environment |= {"CLIPTUNE_HOME": str(home), "CLIPTUNE_PORT": "0", "CLIPTUNE_LOG_FORMAT": "json"}
-    # The model is small: a second thread would only wait for the first.
-    environment |= {"CLIPTUNE_TRAINING_THREADS": "1"}
     command = [sys.executable, "-m", "service.cli.main"]
     typer.echo("$ cliptune serve &", err=True)
     with (home / "serve.log").open("wb") as log:

@@ -134,6 +134,8 @@ class Queue:
         if self._database.dialect == "sqlite" and not self._finds(self._sql.find_ready, kinds=list(kinds)):
             return None
         with self._database.write() as session:
+            if self._sql.read_in_index_order is not None:
+                self._execute(session, self._sql.read_in_index_order)
             row = self._execute(
                 session, self._sql.acquire, owner=owner, kinds=list(kinds), ttl=self._lease_ms
             ).one_or_none()

@@ -56,6 +56,10 @@ RETURNING {_ACQUIRE_RETURNING}
 """,
 }
 
+# A queue's statistics are always stale: taken while it was empty, they promise that sorting all queued jobs is
+# cheap. Measured with 10,000 queued and no ANALYZE: 6 ms per acquisition instead of 0.1.
+_READ_IN_INDEX_ORDER = {"sqlite": None, "postgresql": "SET LOCAL enable_sort = off"}
+
 _HOLD = f"SELECT id FROM cliptune_jobs WHERE {_MINE} {{for_update}}"
 
 _RENEW = f"UPDATE cliptune_jobs SET lease_until = {{now}} + :ttl WHERE {_MINE} RETURNING cancel_requested"
@@ -138,6 +142,8 @@ class Statements:
     """A row if a job could be acquired now."""
     find_expired: Executable
     """A row if a lease could be reaped now."""
+    read_in_index_order: Executable | None
+    """Executed before `acquire` in its transaction; None where the planner needs no advice."""
     acquire: Executable
     """Lease the first ready job of the given kinds; returns it."""
     hold: Executable
@@ -177,10 +183,12 @@ def statements_for(dialect: str) -> Statements:
     def prepare(source: str) -> Executable:
         return _prepare(source, dialect)
 
+    advice = _READ_IN_INDEX_ORDER[dialect]
     return Statements(
         enqueue=prepare(_ENQUEUE),
         find_ready=prepare(_FIND_READY),
         find_expired=prepare(_FIND_EXPIRED),
+        read_in_index_order=None if advice is None else prepare(advice),
         acquire=prepare(_ACQUIRE[dialect]),
         hold=prepare(_HOLD),
         renew=prepare(_RENEW),

@@ -65,14 +65,14 @@ class Deployment:
         }
         self.environment |= {f"CLIPTUNE_{name.upper()}": str(value) for name, value in settings.items()}
         self._stack = ExitStack()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Deployment:
         self.home.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for process in self._processes:
+        for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
@@ -80,11 +80,11 @@ class Deployment:
         self._stack.close()
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        log = self._stack.enter_context((self.home / f"{arguments[0]}-{len(self._processes)}.log").open("wb"))
+        log = self._stack.enter_context((self.home / f"{arguments[0]}-{len(self.processes)}.log").open("wb"))
         process = subprocess.Popen(
             [*CLIPTUNE, *arguments], env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
         )
-        self._processes.append(process)
+        self.processes.append(process)
         return process
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, text
+from sqlalchemy import delete, event, insert, text
 from sqlalchemy.exc import IntegrityError
 
 from service.db.models import JobRow
@@ -541,9 +541,9 @@ def test_without_injection_the_database_clock_is_used(bench: Any) -> None:
 # --- query plans ---
 
 
-@pytest.fixture
-def backlog(bench: Any) -> Any:
-    """20,000 finished, 500 queued and 20 expired jobs, with fresh statistics."""
+@pytest.fixture(params=["fresh statistics", "stale statistics"])
+def backlog(bench: Any, request: pytest.FixtureRequest) -> Any:
+    """20,000 finished, 5,000 queued and 20 expired jobs; the statistics may be those of an empty table."""
 
     def job(number: int, **values: Any) -> dict[str, Any]:
         texts = {"id": str(uuid.uuid4()), "study_id": f"s-{number}", "tenant_id": "t", "kind": "study"}
@@ -551,13 +551,17 @@ def backlog(bench: Any) -> Any:
         return texts | times | {"payload": {}, "max_attempts": 3, "owner": None} | values
 
     rows = [job(number, state="succeeded") for number in range(20_000)]
-    rows += [job(20_000 + number, state="queued") for number in range(500)]
-    rows += [job(20_500 + number, state="running", owner="dead", lease_until=1) for number in range(20)]
+    rows += [job(20_000 + number, state="queued") for number in range(5_000)]
+    rows += [job(25_000 + number, state="running", owner="dead", lease_until=1) for number in range(20)]
     with bench.database.write() as session:
         session.execute(insert(JobRow), rows)
+    if request.param == "fresh statistics":
+        with bench.database.write() as session:
+            session.execute(text("ANALYZE"))
+    yield bench
     with bench.database.write() as session:
+        session.execute(delete(JobRow))
         session.execute(text("ANALYZE"))
-    return bench
 
 
 def _queue_on_the_real_clock(bench: Any) -> Queue:

@@ -13,7 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from sqlalchemy.exc import OperationalError
 
+from service.api.app import end_streams
 from service.client import Client
 from service.db.migrate import upgrade
 from service.db.session import Database
@@ -136,10 +138,14 @@ def test_a_prefix_must_name_one_study(api: Any, client: Client) -> None:
     assert caught.value.code == "ambiguous_prefix"
 
 
-def test_every_page_is_read(client: Client) -> None:
-    ids = {client.create_study(SPEC).id for _ in range(103)}
-    assert {study.id for study in client.iter_studies()} == ids
-    assert len(client.list_studies(limit=2).items) == 2
+def test_every_page_is_read(api: Any, client: Client) -> None:
+    ids = [client.create_study(SPEC).id for _ in range(3)]
+    assert {study.id for study in client.iter_studies()} == set(ids)
+    first = client.list_studies(limit=2)
+    rest = client.list_studies(limit=2, cursor=first.next_cursor)
+    assert [len(first.items), len(rest.items), rest.next_cursor] == [2, 1, None]
+    trial_ids = api.write_trials(ids[0], 203)
+    assert [trial.id for trial in client.list_trials(ids[0])] == trial_ids
 
 
 def test_the_catalog_and_version_are_typed(api: Any, client: Client) -> None:
@@ -189,6 +195,36 @@ def test_events_go_on_after_the_service_was_restarted(api: Any) -> None:
         follower.join(timeout=20)
     assert [event.kind for event in seen + rest] == ["queued", "acquired", "succeeded"]
     client.close()
+
+
+def test_streams_and_waits_end_when_the_server_stops(api: Any, client: Client) -> None:
+    study = client.create_study(SPEC)
+    with httpx2.stream(
+        "GET", f"{client.url}/v1/studies/{study.id}/events", headers={"X-API-Key": api.key}, timeout=10
+    ) as stream:
+        threading.Timer(0.2, end_streams, [api.app]).start()
+        began = time.monotonic()
+        assert "event: queued" in stream.read().decode()
+        client.get_study(study.id, wait=20)
+    assert time.monotonic() - began < 5
+
+
+def test_events_go_on_after_the_database_failed_the_service(
+    api: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = client.create_study(SPEC)
+    events = client.events(study.id)
+    seen = [next(events)]
+    read, down_until = Database.read, time.monotonic() + 1.0
+
+    def broken(database: Database) -> Any:
+        if time.monotonic() < down_until:
+            raise OperationalError("SELECT 1", {}, Exception("gone"))
+        return read(database)
+
+    monkeypatch.setattr(Database, "read", broken)
+    threading.Timer(1.2, lambda: api.queue.finish(api.acquire(), JobState.SUCCEEDED)).start()
+    assert [event.kind for event in seen + list(events)] == ["queued", "acquired", "succeeded"]
 
 
 def test_events_of_a_study_read_to_its_end_are_none(api: Any, client: Client) -> None:

@@ -63,7 +63,7 @@ async def stream_events(
             yield ServerSentEvent(raw_data=event.model_dump_json(), event=event.kind, id=str(event.id))
             if event.is_terminal:
                 return
-        if is_done and len(events) < _BATCH:
+        if app.stopping.is_set() or (is_done and len(events) < _BATCH):
             return
         quiet = 0 if events else quiet + 1
         await asyncio.sleep(_LOOK_SECONDS[min(quiet, len(_LOOK_SECONDS) - 1)])

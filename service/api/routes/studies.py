@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service import recommendations, studies, workloads
-from service.api.answers import answer, not_modified
+from service.api.answers import answer, not_modified, page_answer
 from service.api.deps import App, JsonBody, Reader, Services, StudyId, Writer
 from service.errors import InvalidRequestError, NotFoundError
 from service.keys import Principal
@@ -72,6 +72,7 @@ def create_study(
 def list_studies(
     app: App,
     principal: Reader,
+    request: Request,
     limit: Limit = 20,
     cursor: Cursor = None,
     prefix: Annotated[
@@ -88,7 +89,7 @@ def list_studies(
             cursor=cursor,
             prefix=prefix,
         )
-    return answer(page)
+    return page_answer(request, page)
 
 
 @router.get("/v1/studies/{study_id}", response_model=StudyOut)
@@ -112,7 +113,7 @@ async def get_study(
 
 @router.get("/v1/studies/{study_id}/trials", response_model=Page[TrialOut])
 def list_trials(
-    app: App, principal: Reader, study_id: StudyId, limit: Limit = 50, cursor: Cursor = None
+    app: App, principal: Reader, request: Request, study_id: StudyId, limit: Limit = 50, cursor: Cursor = None
 ) -> Response:
     """A study's trials, in the order of asking."""
     with app.database.read() as session:
@@ -124,7 +125,7 @@ def list_trials(
             limit=limit,
             cursor=cursor,
         )
-    return answer(page)
+    return page_answer(request, page)
 
 
 @router.post("/v1/studies/{study_id}/cancel", status_code=202, response_model=StudyOut)
@@ -169,7 +170,7 @@ async def _wait_until_done(app: Services, principal: Principal, study_id: str, s
     for turn in itertools.count():
         state = await run_in_threadpool(_read_state, app, principal, study_id)
         left = deadline - time.monotonic()
-        if state.is_done or left <= 0:
+        if state.is_done or left <= 0 or app.stopping.is_set():
             return
         await asyncio.sleep(min(left, _WAIT_STEPS[min(turn, len(_WAIT_STEPS) - 1)]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from service.api.problems import KINDS
@@ -16,6 +19,7 @@ from service.db.clock import database_now
 from service.db.migrate import upgrade
 from service.db.session import Database
 from service.keys import revoke_key
+from service.schemas import StudyRequest
 
 
 @pytest.fixture
@@ -402,6 +406,52 @@ def test_a_bug_is_a_problem_without_a_trace(api: Any, monkeypatch: pytest.Monkey
     assert_problem(response, 500, "internal_error", "report the request id")
     assert response.json()["request_id"] == "mine-1"
     assert "secret" not in response.text
+
+
+JUNK_NAMES = st.text(max_size=5) | st.sampled_from(["method", "threshold"])
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None), max_size=20)
+    | st.sampled_from(
+        ["charlm-rnn", "global_norm", "value", "none", "1", 10**400, 2**63, 1e308, "\x00", "\ud800"]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(JUNK_NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+FIELD_NAMES = [field.name for field in dataclasses.fields(StudyRequest)] + ["zzz"]
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(changes=st.dictionaries(st.sampled_from(FIELD_NAMES), JUNK, max_size=3))
+def test_no_body_breaks_the_service(api: Any, changes: dict[str, Any]) -> None:
+    response = post(api, json.dumps(api.body() | changes))
+    assert response.status_code in (200, 202, 400, 409, 422), response.text
+    if response.is_error:
+        assert response.headers["content-type"] == "application/problem+json"
+        assert len(response.json()["detail"]) > 10 and response.json()["errors"] is not None
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(
+    content=st.binary(max_size=50)
+    | st.text(max_size=50).map(str.encode)
+    | JUNK.map(json.dumps).map(str.encode)
+)
+def test_no_bytes_break_the_service(api: Any, content: bytes) -> None:
+    assert post(api, content).status_code in (400, 422)
 
 
 def post(api: Any, content: Any) -> Any:

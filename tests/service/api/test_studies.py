@@ -89,7 +89,12 @@ def test_pages_go_through_all_studies_newest_first(api: Any) -> None:
     seen, cursor = [], None
     for _ in range(3):
         params = {"limit": 2} | ({"cursor": cursor} if cursor else {})
-        page = api.http.get("/v1/studies", params=params).json()
+        response = api.http.get("/v1/studies", params=params)
+        page = response.json()
+        link = response.headers.get("link", "")
+        assert link == (
+            f'</v1/studies?limit=2&cursor={page["next_cursor"]}>; rel="next"' if page["next_cursor"] else ""
+        )
         seen += [study["id"] for study in page["items"]]
         cursor = page["next_cursor"]
     assert cursor is None
