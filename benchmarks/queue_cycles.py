@@ -6,7 +6,8 @@ it was given; afterwards the histories are compared with the database. One JSON 
     python benchmarks/queue_cycles.py      # 16 processes, 10,000 jobs; SQLite, then PostgreSQL
     python benchmarks/queue_cycles.py --url URL --jobs 2000 --processes 16
 
-Goals: at least 200 cycles/s on SQLite and 500 on PostgreSQL, no job claimed twice.
+Goals: at least 200 cycles/s on SQLite and 500 on PostgreSQL, no job claimed twice. Measured:
+``benchmarks/results/queue.jsonl``.
 (Not called ``queue.py``: scripts in this folder would import it in place of the standard library's.)
 """
 

@@ -43,7 +43,9 @@ NUM_WORKLOADS = 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recommendations", type=int, default=100_000)
     parser.add_argument("--trials", type=int, default=200_000)
     parser.add_argument("--only-load", action="store_true", help="leave the latency of submissions out")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, Text, bindparam, cast, select
 from sqlalchemy.orm import Session
 
 from service.db.clock import database_now
@@ -25,10 +25,10 @@ from tuner.spec import StudySpec
 
 @dataclass(frozen=True)
 class Found:
-    """What a query gives; ``document`` is a `RecommendationOut` as JSON values, None without a match."""
+    """What a query gives; ``document`` is a `RecommendationOut` as JSON text, None without a match."""
 
     match: Literal["exact", "workload", "none"]
-    document: dict[str, Any] | None
+    document: str | None
     reason: str
 
 
@@ -92,8 +92,10 @@ def store(
 
 
 _NEWEST = (RecommendationRow.created_at.desc(), RecommendationRow.id.desc())
+# As text: the answer is spliced around it, nobody parses it on the way.
+_BODY = cast(RecommendationRow.body, Text)
 _BY_WORKLOAD = (
-    select(RecommendationRow.body)
+    select(_BODY)
     .where(
         RecommendationRow.tenant_id == bindparam("tenant_id"),
         RecommendationRow.workload == bindparam("workload"),
@@ -102,7 +104,7 @@ _BY_WORKLOAD = (
     .limit(1)
 )
 _BY_FINGERPRINT = (
-    select(RecommendationRow.body)
+    select(_BODY)
     .where(
         RecommendationRow.tenant_id == bindparam("tenant_id"),
         RecommendationRow.fingerprint == bindparam("fingerprint"),

@@ -119,6 +119,7 @@ class RecommendationOut(Model):
     mean_scale: float | None
     norms: NormSketch | None
     kappa: float | None
+    objective: str
     num_trials: int
     num_diverged_trials: int
     lane_steps: int

@@ -188,6 +188,7 @@ class Recommendation:
         mean_scale: mean factor of ``best``; None without ``best``.
         norms: gradient norms before clipping under ``best``, medians over seeds; None without ``best``.
         kappa: threshold of ``best`` / median reference norm; None without ``best``.
+        objective: name of the minimized number, for example ``val_loss``.
         num_trials: settings evaluated.
         num_diverged_trials: settings with at least one diverged seed.
         lane_steps: optimizer steps spent over all lanes.
@@ -208,6 +209,7 @@ class Recommendation:
     mean_scale: float | None
     norms: NormSketch | None
     kappa: float | None
+    objective: str
     num_trials: int
     num_diverged_trials: int
     lane_steps: int

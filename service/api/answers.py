@@ -15,7 +15,7 @@ from service.schemas import Page
 
 
 def answer(
-    document: BaseModel | Mapping[str, Any],
+    document: BaseModel | Mapping[str, Any] | bytes,
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
@@ -24,7 +24,7 @@ def answer(
     """A JSON answer.
 
     Args:
-        document: a schema's object, or JSON values that were stored as one.
+        document: a schema's object, JSON values that were stored as one, or JSON text.
         status: of the answer.
         headers: besides the usual ones.
         with_etag: whether a reader may ask for changes only.
@@ -34,6 +34,8 @@ def answer(
     """
     if isinstance(document, BaseModel):
         content = document.model_dump_json().encode()
+    elif isinstance(document, bytes):
+        content = document
     else:
         content = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     response = Response(content, status_code=status, headers=headers, media_type="application/json")

@@ -28,9 +28,9 @@ for user_command in (study.submit, study.watch, study.show, study.studies, study
     app.command()(user_command)
 
 #: Which extra brings a package that the base install leaves out.
-_EXTRA_OF = {
-    **dict.fromkeys(("alembic", "fastapi", "prometheus_client", "sqlalchemy", "stamina", "starlette", "uvicorn"), "server"),
-    **dict.fromkeys(("numpy", "optuna", "scipy", "sklearn", "torch"), "tune"),
+_PACKAGES_OF_EXTRAS = {
+    "server": "alembic fastapi prometheus_client sqlalchemy stamina starlette uvicorn",
+    "tune": "numpy optuna scipy sklearn torch",
 }
 
 
@@ -43,22 +43,20 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run a command; an error of ours becomes one line on standard error and an exit code."""
+    """Run a command; an error of ours becomes one line on standard error and an exit code."""  # noqa: DOC501
     try:
         app()
     except (ServiceError, TunerError) as error:
         typer.echo(f"cliptune: {error} [{error.code}]", err=True)
         sys.exit(error.exit_code if isinstance(error, ServiceError) else 2)
     except ModuleNotFoundError as error:
-        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        typer.echo(
-            f"cliptune: this command needs {error.name}, which is not installed: "
-            f"pip install 'cliptune[{extra}]' [missing_extra]",
-            err=True,
-        )
-        sys.exit(2)
+        package = (error.name or "").partition(".")[0]
+        for extra, packages in _PACKAGES_OF_EXTRAS.items():
+            if package in packages.split():
+                remedy = f"pip install 'cliptune[{extra}]'"
+                typer.echo(f"cliptune: this command needs {package}: {remedy} [missing_extra]", err=True)
+                sys.exit(2)
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
 

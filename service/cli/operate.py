@@ -84,5 +84,7 @@ def demo(
 def _settings(host: str | None, port: int | None) -> Settings:
     from service.settings import load_settings
 
-    given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    given: dict[str, Any] = {
+        name: value for name, value in (("host", host), ("port", port)) if value is not None
+    }
     return load_settings(**given)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import FrameType
 
 import structlog
 import typer
@@ -144,14 +145,22 @@ def _greet(settings: Settings, url: str, database: Database, *, new_key: bool) -
 def _run(settings: Settings, database: Database, listener: socket.socket) -> None:
     import uvicorn
 
-    from service.api.app import create_app
+    from service.api.app import create_app, end_streams
 
+    app = create_app(settings, database)
     config = uvicorn.Config(
-        create_app(settings, database),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
-        # Event streams end with their study; a stop must not wait for them.
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=5,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+
+    class Server(uvicorn.Server):
+        """Tells open event streams that the end has come; their readers reconnect elsewhere or later."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            end_streams(app)
+            super().handle_exit(sig, frame)
+
+    Server(config).run(sockets=[listener])

@@ -210,8 +210,9 @@ def _print_result(client: Client, study: StudyOut) -> None:
     best = study.result.best if study.result else None
     method = charted_method(trials, best)
     interval = study.result.interval if study.result else None
+    objective = study.result.objective if study.result else "objective"
     if method is not None:
-        for line in chart_lines(trials, method, objective="val_loss", interval=interval):
+        for line in chart_lines(trials, method, objective=objective, interval=interval):
             typer.echo(line)
     if study.result is not None:
         typer.echo("")

@@ -24,12 +24,11 @@ _HEADLINES = {
 }
 
 
-def recommendation_lines(found: RecommendationOut, *, objective: str = "val_loss") -> list[str]:
+def recommendation_lines(found: RecommendationOut) -> list[str]:
     """The table under every finished study.
 
     Args:
         found: the recommendation.
-        objective: name of the minimized number, for the row's label.
 
     Returns:
         Lines without colour; the label column is 11 wide.
@@ -40,7 +39,7 @@ def recommendation_lines(found: RecommendationOut, *, objective: str = "val_loss
     else:
         rows.append(("method", f"{found.setting.method}   ({found.threshold_unit})"))
         rows.append(("threshold", _threshold(found)))
-    rows.append((objective, _against_off(found)))
+    rows.append((found.objective, _against_off(found)))
     if found.difference is not None:
         rows.append(("", f"difference from off {_difference(found.difference)}"))
     if found.against_current is not None:
@@ -57,11 +56,7 @@ def recommendation_lines(found: RecommendationOut, *, objective: str = "val_loss
     rows.append(("cost", f"{found.full_runs:.1f} full runs, {found.train_seconds:.1f} s of training"))
     for framework, snippet in found.snippets.items():
         rows.append(("use it" if framework == next(iter(found.snippets)) else "", f"{framework}: {snippet}"))
-    return [
-        f" {label if first else '':<11}{part}"
-        for label, text in rows
-        for first, part in _wrapped(text)
-    ]
+    return [f" {label if first else '':<11}{part}" for label, text in rows for first, part in _wrapped(text)]
 
 
 def chart_lines(

@@ -141,7 +141,7 @@ class Queue:
             ).one_or_none()
             if row is None:
                 return None
-            lease = _lease(row)
+            lease = Lease(**row._asdict())
             self.append_event(session, lease, "acquired", {"owner": owner, "attempt": lease.attempt})
         return lease
 
@@ -276,7 +276,8 @@ class Queue:
             rows = self._execute(
                 session, self._sql.reap, max_lost=self._max_lost, delay=self._backoff_ms, error=error
             ).all()
-            reaped = sorted((_reaped(row) for row in rows), key=lambda one: one.job_id)
+            reaped = [Reaped(**row._asdict() | {"state": JobState(row.state)}) for row in rows]
+            reaped.sort(key=lambda one: one.job_id)
             for one in reaped:
                 if one.state.is_done:
                     self._after_end(session, one, one.state, error if one.state is JobState.FAILED else None)
@@ -388,28 +389,3 @@ def _storable(error: str) -> str:
     """The end of an error text, without what a database refuses: NUL (PostgreSQL), lone surrogates (both)."""
     kept = error[-MAX_ERROR_CHARACTERS:].replace("\x00", "\\x00")
     return kept.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _lease(row: Row[Any]) -> Lease:
-    return Lease(
-        job_id=row.id,
-        study_id=row.study_id,
-        tenant_id=row.tenant_id,
-        kind=row.kind,
-        payload=row.payload,
-        fence=row.fence,
-        owner=row.owner,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        lost_count=row.lost_count,
-    )
-
-
-def _reaped(row: Row[Any]) -> Reaped:
-    return Reaped(
-        job_id=row.id,
-        study_id=row.study_id,
-        state=JobState(row.state),
-        fence=row.fence,
-        lost_count=row.lost_count,
-    )

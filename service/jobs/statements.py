@@ -36,7 +36,10 @@ _FIND_EXPIRED = "SELECT 1 FROM cliptune_jobs WHERE state = 'running' AND lease_u
 
 _ACQUIRE_SET = """state = 'running', fence = fence + 1, attempt = attempt + 1, owner = :owner,
   lease_until = {now} + :ttl, started_at = coalesce(started_at, {now})"""
-_ACQUIRE_RETURNING = "id, study_id, tenant_id, kind, payload, fence, owner, attempt, max_attempts, lost_count"
+# The fields of a `Lease`, and below of a `Reaped`.
+_ACQUIRE_RETURNING = (
+    "id AS job_id, study_id, tenant_id, kind, payload, fence, owner, attempt, max_attempts, lost_count"
+)
 _ACQUIRE = {
     # BEGIN IMMEDIATE already makes this transaction the only writer.
     "sqlite": f"""
@@ -96,7 +99,7 @@ _REAP_SET = f"""lost_count = lost_count + 1, attempt = attempt - 1, {_ENDED},
 _REAP = {
     "sqlite": f"""
 UPDATE cliptune_jobs SET {_REAP_SET}
-WHERE state = 'running' AND lease_until < {{now}} RETURNING id, study_id, state, fence, lost_count
+WHERE state = 'running' AND lease_until < {{now}} RETURNING id AS job_id, study_id, state, fence, lost_count
 """,
     # SKIP LOCKED: a locked row's holder is alive at this moment, or another reap has it. The locking SELECT
     # rechecks lease_until on the newest version of a row, so a renewal that committed meanwhile wins.
@@ -104,7 +107,7 @@ WHERE state = 'running' AND lease_until < {{now}} RETURNING id, study_id, state,
 UPDATE cliptune_jobs SET {_REAP_SET}
 WHERE state = 'running' AND id IN (SELECT id FROM cliptune_jobs WHERE state = 'running'
   AND lease_until < (SELECT {{now}}) ORDER BY id FOR UPDATE SKIP LOCKED)
-RETURNING id, study_id, state, fence, lost_count
+RETURNING id AS job_id, study_id, state, fence, lost_count
 """,
 }
 

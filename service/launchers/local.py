@@ -195,9 +195,7 @@ class LocalLauncher:
         command: the training program.
     """
 
-    def __init__(
-        self, *, threads: int, kill_grace_seconds: float, command: Sequence[str] = TRAINER
-    ) -> None:
+    def __init__(self, *, threads: int, kill_grace_seconds: float, command: Sequence[str] = TRAINER) -> None:
         self._command = command
         self._threads = threads
         self._grace = kill_grace_seconds

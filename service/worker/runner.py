@@ -18,7 +18,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from service import recommendations
-from service.db.models import StudyRow
+from service.db.models import StudyRow, WorkloadRow
 from service.db.session import Database
 from service.errors import TrainingError
 from service.jobs.lease import Lease
@@ -157,11 +157,12 @@ class StudyRunner:
                     ) from error
                 self._pause(attempt * random.uniform(0.5, 1.0))
             else:
-                self._hold(
-                    lambda session: ledger.record_reference(session, self._queue, self._lease, reference)
-                )
-                return reference
+                return self._kept(reference)
         raise AssertionError("max_attempts is at least 1")
+
+    def _kept(self, reference: Reference) -> Reference:
+        self._hold(lambda session: ledger.record_reference(session, self._queue, self._lease, reference))
+        return reference
 
     def _measure(self, spec: StudySpec) -> Reference:
         request = {
@@ -216,7 +217,8 @@ class StudyRunner:
         )
 
     def _recommend(self, spec: StudySpec, reference: Reference, trials: Sequence[Trial]) -> JobState:
-        recommendation = recommend(spec, reference, trials)
+        objective = self._patiently(lambda: self._objective(spec.workload))
+        recommendation = recommend(spec, reference, trials, objective=objective)
         provenance = ledger.provenance(self._ready)
 
         def conclude(session: Session) -> None:
@@ -239,6 +241,11 @@ class StudyRunner:
 
         self._hold(conclude)
         return JobState.SUCCEEDED
+
+    def _objective(self, workload: str) -> str:
+        with self._database.read() as session:
+            row = session.get(WorkloadRow, workload)
+            return row.objective if row is not None else "objective"
 
     def _refuse_hopeless(self, trials: Sequence[Trial]) -> None:
         failed = [trial for trial in trials if trial.state is TrialState.FAIL]

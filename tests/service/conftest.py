@@ -183,6 +183,7 @@ def lane(seed: int, *, diverged: bool = False) -> LaneResult:
 
 
 RECOMMENDATION = Recommendation(
+    objective="val_loss",
     verdict=Verdict.CLIP,
     setting=ClipSetting(method="global_norm", threshold=0.42),
     interval=(0.25, 0.71),

@@ -73,6 +73,7 @@ def recommend(
         mean_scale=statistics.fmean(lane.mean_scale for lane in best.lanes) if best else None,
         norms=_median_norms(best.lanes) if best else None,
         kappa=kappa(best.setting, reference) if best else None,
+        objective=objective,
         num_trials=len(ended),
         num_diverged_trials=sum(trial.num_diverged > 0 for trial in ended),
         lane_steps=lane_steps,

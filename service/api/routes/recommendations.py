@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import anyio.to_thread
@@ -36,8 +37,11 @@ async def find_recommendation(
     found = await anyio.to_thread.run_sync(
         _find, app, principal, workload, fingerprint, limiter=app.fast_reads
     )
-    document = {"match": found.match, "recommendation": found.document, "reason": found.reason}
-    response = answer(document, headers={"Cache-Control": _SHORT}, with_etag=True)
+    content = (
+        f'{{"match":"{found.match}","recommendation":{found.document or "null"},'
+        f'"reason":{json.dumps(found.reason)}}}'
+    )
+    response = answer(content.encode(), headers={"Cache-Control": _SHORT}, with_etag=True)
     return not_modified(request, response) or response
 
 
@@ -63,7 +67,8 @@ def get_recommendation(app: App, principal: Reader, request: Request, recommenda
 
 
 def _find(app: Services, principal: Principal, workload: str, fingerprint: str | None) -> Found:
-    with app.database.glance() as connection:
-        return recommendations.find(
+    return app.database.glance(
+        lambda connection: recommendations.find(
             connection, tenant_id=principal.tenant_id, workload=workload, fingerprint=fingerprint
         )
+    )

@@ -32,14 +32,21 @@ def test_thresholds_are_spaced_by_their_logarithm() -> None:
 
 
 def test_marks_tell_what_happened() -> None:
-    points = [Point(0.1, 1.0), Point(1.0, 2.0, pruned=True), Point(10.0, 3.0, diverged=True), Point(None, 4.0)]
+    points = [
+        Point(0.1, 1.0),
+        Point(1.0, 2.0, pruned=True),
+        Point(10.0, 3.0, diverged=True),
+        Point(None, 4.0),
+    ]
     text = "".join(plot(draw_chart(points, title="loss")))
     assert sorted(text.replace(" ", "")) == sorted("*.xo")
 
 
 def test_interval_stands_on_the_axis_under_its_settings() -> None:
     lines = draw_chart(
-        [Point(0.1, 2.0), Point(1.0, 1.0), Point(10.0, 1.0), Point(100.0, 3.0)], title="loss", interval=(1.0, 10.0)
+        [Point(0.1, 2.0), Point(1.0, 1.0), Point(10.0, 1.0), Point(100.0, 3.0)],
+        title="loss",
+        interval=(1.0, 10.0),
     )
     row = next(line for line in reversed(lines) if "*" in line)
     axis = next(line for line in lines if "+" in line)

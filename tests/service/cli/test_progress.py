@@ -37,11 +37,20 @@ def event(event_id: int, kind: str, **payload: Any) -> EventOut:
     return EventOut(id=event_id, kind=kind, created_at=NOW, payload=payload)
 
 
-def trial(number: int, name: str, mean: float | None, *, method: str = "global_norm", diverged: int = 0) -> EventOut:
+def trial(
+    number: int, name: str, mean: float | None, *, method: str = "global_norm", diverged: int = 0
+) -> EventOut:
     threshold = None if method == "none" else 0.5
     setting = {"method": method, "threshold": threshold}
     return event(
-        number, "trial", trial_id=name, number=0, setting=setting, state="complete", mean=mean, num_diverged=diverged
+        number,
+        "trial",
+        trial_id=name,
+        number=0,
+        setting=setting,
+        state="complete",
+        mean=mean,
+        num_diverged=diverged,
     )
 
 
@@ -59,7 +68,10 @@ STREAM = [
         index=0,
         step=30,
         num_rungs=2,
-        values=[{"trial_id": "a", "mean": 1.5, "num_diverged": 0}, {"trial_id": "b", "mean": None, "num_diverged": 2}],
+        values=[
+            {"trial_id": "a", "mean": 1.5, "num_diverged": 0},
+            {"trial_id": "b", "mean": None, "num_diverged": 2},
+        ],
         pruned=["b"],
     ),
     trial(8, "a", 1.25),
