@@ -148,8 +148,7 @@ def render_http() -> str:
         "`GET /v1/studies/{study_id}/events` is a stream of Server-Sent Events. Each `data` is one JSON object\n"
         "with `id`, `kind`, `created_at` and `payload`. After a cut, send the last id as `Last-Event-ID` and the\n"
         "stream goes on behind it. It ends after `succeeded`, `failed` or `cancelled`. A reader ignores kinds that it\n"
-        "does not know.\n\n"
-        + _table(("kind", "when"), _EVENTS)
+        "does not know.\n\n" + _table(("kind", "when"), _EVENTS)
     )
     parts.append("\n## Bodies\n")
     schemas = described["components"]["schemas"]

@@ -170,7 +170,7 @@ class Client:
         found = self._call(Page[StudyOut], "GET", "/v1/studies", params={"prefix": prefix, "limit": 5}).items
         if not found:
             raise NotFoundError(
-                f"no study's id begins with {prefix!r}: `cliptune list` shows the studies of this key",
+                f"no study's id begins with {prefix!r}: `cliptune studies` shows the studies of this key",
                 code="study_not_found",
             )
         if len(found) > 1:

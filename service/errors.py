@@ -1,17 +1,17 @@
 """Errors of the service, drawn as a tree; each has a stable code and, where HTTP shows it, a status.
 
 ServiceError
-├── ProblemError                          answered over HTTP as application/problem+json
-│   ├── UnauthorizedError       401       missing, malformed, unknown, expired or revoked access key
-│   ├── ForbiddenError          403       the key lacks the scope
-│   ├── NotFoundError           404       no such study, trial, recommendation
-│   ├── ConflictError           409       the state does not allow it, or a name is taken
-│   ├── InvalidRequestError     400/415/422
-│   └── UnavailableError        503       the database does not answer
-├── LeaseLostError                        another worker may hold the job: stop quietly, write nothing
-├── SettingsError(ValueError)             a CLIPTUNE_ variable is wrong
-├── DatabaseError                         the database can't be opened, or its schema is another version's
-└── TrainingError                         a training process broke; `cause` says how
+|-- ProblemError                          answered over HTTP as application/problem+json
+|   |-- UnauthorizedError       401       missing, malformed, unknown, expired or revoked access key
+|   |-- ForbiddenError          403       the key lacks the scope
+|   |-- NotFoundError           404       no such study, trial, recommendation
+|   |-- ConflictError           409       the state does not allow it, or a name is taken
+|   |-- InvalidRequestError     400/415/422
+|   `-- UnavailableError        503       the database does not answer
+|-- LeaseLostError                        another worker may hold the job: stop quietly, write nothing
+|-- SettingsError(ValueError)             a CLIPTUNE_ variable is wrong
+|-- DatabaseError                         the database can't be opened, or its schema is another version's
+`-- TrainingError                         a training process broke; `cause` says how
 
 The client raises the same classes, rebuilt from the problem's ``code``.
 """

@@ -95,7 +95,7 @@ class RecommendationOut(Model):
         threshold_name: the name of the tuned number, None for *off*.
         threshold_unit: its unit in words, empty for *off*.
         snippets: how to write the setting, by framework.
-        provenance: versions, device and seeds behind the figures.
+        provenance: versions and device behind the figures.
     """
 
     id: str

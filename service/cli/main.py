@@ -1,7 +1,7 @@
 """The `cliptune` command: what it offers, and how an error ends it.
 
 Exit codes: 0 done; 1 nothing found; 2 usage or configuration; 3 the service or its database can't be reached, or
-refuses the key; 4 timed out waiting, the study goes on; 5 the study failed or was cancelled; 130 interrupted.
+refuses the key; 5 the study failed or was cancelled; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ app = typer.Typer(
 )
 for operator_command in (operate.serve, operate.api, operate.worker, operate.settings, operate.demo):
     app.command()(operator_command)
-for user_command in (study.submit, study.watch, study.show, study.studies, study.cancel, study.recommend):
+for user_command in (
+    study.submit,
+    study.watch,
+    study.show,
+    study.studies,
+    study.cancel,
+    study.recommend,
+    study.workloads,
+):
     app.command()(user_command)
 
 #: Which extra brings a package that the base install leaves out.

@@ -49,16 +49,17 @@ def settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")
     """List every setting with its value, default and meaning; secrets are hidden."""
     import json
 
+    from service.logs import without_secrets
     from service.settings import PREFIX, load_settings
 
     loaded = load_settings()
     rows = []
     for name, field in type(loaded).model_fields.items():
-        value = getattr(loaded, name)
         rows.append(
             {
                 "name": PREFIX + name.upper(),
-                "value": str(value),
+                # A database URL may hold a password.
+                "value": without_secrets(str(getattr(loaded, name))),
                 "default": str(field.default),
                 "description": field.description or "",
             }

@@ -103,17 +103,30 @@ class StudyView:
         return {"status": "its worker stopped; another one takes over"}
 
     def _on_error(self, payload: dict[str, Any]) -> dict[str, Any]:
-        return {"status": f"error, tried again: {str(payload['error']).strip().splitlines()[-1]}"}
+        return {"status": f"error, tried again: {_last_line(payload['error'])}"}
 
     def _on_cancel_requested(self, payload: dict[str, Any]) -> dict[str, Any]:
         del payload
         return {"status": "cancel requested"}
 
+    def _on_succeeded(self, payload: dict[str, Any]) -> dict[str, Any]:
+        del payload
+        return {"status": "done"}
+
+    def _on_failed(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"status": f"failed: {_last_line(payload.get('error', ''))}"}
+
+    def _on_cancelled(self, payload: dict[str, Any]) -> dict[str, Any]:
+        del payload
+        return {"status": "cancelled"}
+
     @property
     def share(self) -> float:
         """Share of the study's settings that are done, in [0, 1]; pruned settings make it jump ahead."""
+        total = int(self.study.spec["num_trials"])
         running = self.cohort_share * len(self.cohort_ids - self.ended)
-        return min(1.0, (len(self.ended) + running) / int(self.study.spec["num_trials"]))
+        # Steps may all be done before the results are told: only results make it complete.
+        return min((len(self.ended) + running) / total, 1.0 if len(self.ended) >= total else 0.99)
 
     def header(self) -> str:
         """The study in a line."""
@@ -192,3 +205,8 @@ def _news(before: StudyView, after: StudyView) -> list[str]:
 def _setting(document: dict[str, Any]) -> str:
     threshold = document["threshold"]
     return str(document["method"]) if threshold is None else f"{document['method']}:{threshold:g}"
+
+
+def _last_line(error: str) -> str:
+    """Where a traceback names the exception."""
+    return (error.strip().splitlines() or ["no reason given"])[-1]

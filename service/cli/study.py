@@ -23,7 +23,7 @@ StudyArgument = Annotated[str, typer.Argument(help="Id of the study, or its firs
 
 def submit(
     workload: Annotated[
-        str, typer.Option(help="A registered workload; `cliptune settings` and GET /v1/workloads list them.")
+        str, typer.Option(help="A registered workload; `cliptune workloads` lists them.")
     ] = "",
     parameter: Annotated[
         list[str] | None, typer.Option("--param", help="NAME=VALUE of the workload; repeat it.")
@@ -136,6 +136,25 @@ def studies(
         typer.echo(
             f"{each.id[:8]}  {each.created_at:%Y-%m-%d %H:%M}  {each.state:<10} {each.workload:<16} {verdict}".rstrip()
         )
+
+
+def workloads(as_json: JsonOption = False, url: UrlOption = "") -> None:
+    """List what can be trained, with each workload's parameters."""
+    from service.cli.connection import connect
+
+    with connect(url) as client:
+        found = client.list_workloads()
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json") for each in found], indent=2))
+        return
+    for each in found:
+        typer.echo(f"{each.name}   {each.description}   minimizes {each.objective}")
+        for name, field in each.parameters["properties"].items():
+            low, high = field.get("minimum"), field.get("maximum")
+            bounds = f"   {low:g} to {high:g}" if low is not None and high is not None else ""
+            typer.echo(f"    {name} = {field['default']}{bounds}   {field['description']}")
+    if not found:
+        typer.echo("no worker has registered a workload yet: start one with `cliptune worker`", err=True)
 
 
 def cancel(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "") -> None:

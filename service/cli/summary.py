@@ -41,7 +41,8 @@ def recommendation_lines(found: RecommendationOut) -> list[str]:
         rows.append(("threshold", _threshold(found)))
     rows.append((found.objective, _against_off(found)))
     if found.difference is not None:
-        rows.append(("", f"difference from off {_difference(found.difference)}"))
+        surviving = "   surviving seeds only" if found.off.num_diverged else ""
+        rows.append(("", f"difference from off {_difference(found.difference)}{surviving}"))
     if found.against_current is not None:
         rows.append(("", f"difference from today's value {_difference(found.against_current)}"))
     if found.clip_fraction is not None and found.mean_scale is not None and found.best is not None:
@@ -115,8 +116,11 @@ def trial_lines(trials: Sequence[TrialOut]) -> list[str]:
 
 def _wrapped(text: str) -> list[tuple[bool, str]]:
     """Lines of a cell, the first one marked; only sentences are long enough to be broken."""
-    parts = textwrap.wrap(text, _COLUMNS, break_on_hyphens=False) if len(text) > _COLUMNS + 10 else [text]
-    return [(index == 0, part) for index, part in enumerate(parts)]
+    if len(text) <= _COLUMNS + 10:
+        return [(True, text)]
+    # A number and its percent sign stay together.
+    parts = textwrap.wrap(text.replace(" %", "\0%"), _COLUMNS, break_on_hyphens=False)
+    return [(index == 0, part.replace("\0", " ")) for index, part in enumerate(parts)]
 
 
 def _threshold(found: RecommendationOut) -> str:

@@ -66,7 +66,9 @@ def test_database_file_is_not_writable(deployment: Deployment, tmp_path: Path) -
         deployment.home.mkdir(mode=0o777)
         deployment.home.chmod(0o777)
         command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *command]
-    done = subprocess.run(command, env=deployment.environment, capture_output=True, text=True, timeout=60)
+    # Coverage could not write its own file as that user.
+    environment = {name: each for name, each in deployment.environment.items() if "COVERAGE" not in name}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert "can't be written" in line and line.endswith("[database_not_writable]")
@@ -111,6 +113,19 @@ def test_wrong_setting(deployment: Deployment, name: str, value: str, says: str)
     status, line = fails(deployment, "api")
     assert status == 2
     assert says in line
+
+
+def test_settings_are_listed_without_secrets(deployment: Deployment) -> None:
+    deployment.environment |= {
+        "CLIPTUNE_DATABASE_URL": "postgresql://me:canary@host/db",
+        "CLIPTUNE_API_KEY": "canary",
+        "CLIPTUNE_MAX_TRIALS": "77",
+    }
+    for options in ([], ["--json"]):
+        listed = deployment.run("settings", *options).stdout
+        assert "77" in listed and "host/db" in listed
+        assert "canary" not in listed
+    assert "* CLIPTUNE_MAX_TRIALS=77" in deployment.run("settings").stdout
 
 
 def test_client_commands_without_a_service(deployment: Deployment) -> None:
@@ -159,6 +174,12 @@ def test_by_hand(tmp_path: Path, sqlite_url: str) -> None:
         assert listed[0]["id"] == submitted["id"]
         assert "verdict" in deployment.run("show", submitted["id"][:8]).stdout
         assert "verdict" in deployment.run("recommend", "--workload", "digits-mlp").stdout
+
+        known = deployment.run("workloads").stdout
+        assert "digits-mlp" in known and "learning_rate = " in known
+        assert {each["name"] for each in json.loads(deployment.run("workloads", "--json").stdout)} >= {
+            "charlm-rnn"
+        }
 
         nothing = deployment.run("recommend", "--workload", "charlm-rnn")
         assert nothing.returncode == 1 and nothing.stderr.strip()

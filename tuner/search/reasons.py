@@ -45,7 +45,8 @@ def compared(
     if verdict is Verdict.NO_DIFFERENCE:
         return f"{facts}, which is less than {bound}."
     wanted = "more than 1000 seeds" if seeds is None else f"about {seeds} seeds"
-    return f"{facts}, which may be noise. At this spread {wanted} would settle it."
+    doubt = "may be noise" if difference.low <= 0 <= difference.high else f"may be less or more than {bound}"
+    return f"{facts}, which {doubt}. At this spread {wanted} would settle it."
 
 
 def off_diverged(best: ClipSetting, value: Estimate, off: Estimate, objective: str) -> str:

@@ -182,7 +182,7 @@ class _Evidence:
         if self.best is None or self.off is None or self.difference is None:
             return None
         mean = abs(self.difference.mean)
-        wanted = mean if mean >= self.margin else max(self.margin - mean, mean)
+        wanted = mean if mean >= self.margin else self.margin - mean
         if wanted == 0:
             return None
         return seeds_to_settle(values_by_seed(self.best), values_by_seed(self.off), wanted)
@@ -209,8 +209,8 @@ def judge(difference: PairedDifference, margin: float) -> Verdict:
         margin: the difference that matters, >= 0, in the same unit.
 
     Returns:
-        No difference if the interval lies within the margin, or if it excludes 0 but the mean is too small to
-        matter; clip or do not clip if it excludes 0 and the mean matters; inconclusive otherwise.
+        No difference if the whole interval lies within the margin; clip or do not clip if it excludes 0 and the
+        mean matters; inconclusive otherwise: the difference may be noise, or larger than what matters.
 
     Example:
         >>> judge(PairedDifference(mean=-0.2, low=-0.3, high=-0.1, num_pairs=3), margin=0.02).value
@@ -218,10 +218,8 @@ def judge(difference: PairedDifference, margin: float) -> Verdict:
     """
     if -margin <= difference.low and difference.high <= margin:
         return Verdict.NO_DIFFERENCE
-    if difference.low <= 0 <= difference.high:
+    if difference.low <= 0 <= difference.high or abs(difference.mean) < margin:
         return Verdict.INCONCLUSIVE
-    if abs(difference.mean) < margin:
-        return Verdict.NO_DIFFERENCE
     return Verdict.CLIP if difference.mean < 0 else Verdict.DO_NOT_CLIP
 
 

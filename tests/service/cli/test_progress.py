@@ -121,6 +121,14 @@ def test_unknown_event_changes_nothing() -> None:
         ("released", {}, "another one takes over"),
         ("error", {"error": "Traceback\nValueError: no"}, "ValueError: no"),
         ("cancel_requested", {}, "cancel requested"),
+        ("succeeded", {}, "done"),
+        (
+            "failed",
+            {"error": "Traceback\nStudyFailedError: 6 trials failed"},
+            "failed: StudyFailedError: 6 trials",
+        ),
+        ("failed", {}, "no reason given"),
+        ("cancelled", {}, "cancelled"),
         ("trial_failed", {"trial_id": "a", "error": "out of memory"}, "out of memory"),
     ],
 )

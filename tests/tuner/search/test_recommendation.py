@@ -28,8 +28,9 @@ def numbered(*trials: Trial) -> list[Trial]:
         (-0.2, -0.3, -0.1, Verdict.CLIP),
         (0.2, 0.1, 0.3, Verdict.DO_NOT_CLIP),
         (0.0, -0.04, 0.05, Verdict.NO_DIFFERENCE),  # inside the margin of 0.05, ends included
-        (-0.04, -0.06, -0.02, Verdict.NO_DIFFERENCE),  # real but too small to matter
-        (0.04, 0.02, 0.06, Verdict.NO_DIFFERENCE),
+        (-0.04, -0.045, -0.02, Verdict.NO_DIFFERENCE),  # real but too small to matter
+        (-0.04, -0.06, -0.02, Verdict.INCONCLUSIVE),  # real, and it may matter or not
+        (0.04, 0.02, 0.06, Verdict.INCONCLUSIVE),
         (-0.2, -0.5, 0.1, Verdict.INCONCLUSIVE),
         (-0.05, -0.1, 0.0, Verdict.INCONCLUSIVE),  # 0 is not excluded
         (-0.05, -0.09, -0.01, Verdict.CLIP),  # exactly what matters
@@ -76,6 +77,15 @@ def test_inconclusive_says_how_many_seeds_would_settle_it(reference: Reference, 
     found = recommend(SPEC, reference, numbered(trial("none", *OFF), trial("value:1", 1.8, 2.0, 2.2)))
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "about 7 seeds would settle it" in found.reason
+
+
+def test_real_difference_of_doubtful_size_is_not_called_noise(reference: Reference, trial: MakeTrial) -> None:
+    # Differences -0.015, -0.014, -0.016: mean -0.015, half width 0.0025; the margin is 0.0075 * 2.1 = 0.01575.
+    spec = dataclasses.replace(SPEC, effect=0.0075)
+    found = recommend(spec, reference, numbered(trial("none", *OFF), trial("value:1", 1.985, 2.086, 2.184)))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "may be less or more than the 0.0075 of off that matters" in found.reason
+    assert "noise" not in found.reason
 
 
 def test_hopeless_comparison_says_so(reference: Reference, trial: MakeTrial) -> None:
