@@ -258,7 +258,7 @@ class StudyRunner:
 
     def _last_error(self, trial: Trial) -> str:
         with self._database.read() as session:
-            return ledger.last_error(session, trial.id)
+            return ledger.last_error(session, trial.id).splitlines()[0]
 
     def _answers(self, request: Mapping[str, Any]) -> Iterator[list[Message]]:
         """Send a request and yield its messages, as many at a time as have arrived.
@@ -368,6 +368,11 @@ class StudyRunner:
                 time.sleep(_DATABASE_PAUSE_SECONDS)
 
     def _drop_process(self, error: TrainingError) -> None:
+        """Let go of a broken training process.
+
+        A process that ended because this worker stops, or lost its lease, did not break: no trial pays for it.
+        """
+        self._signals.check()
         log.warning(
             "training broke",
             action="training_failed",

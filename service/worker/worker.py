@@ -20,8 +20,8 @@ from importlib.metadata import version
 from types import FrameType
 
 import structlog
-from sqlalchemy import update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import delete, update
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from service.db.clock import database_now
 from service.db.migrate import wait_for_schema
@@ -50,6 +50,8 @@ KINDS = ("study",)
 _START_SECONDS = 120.0
 #: How often the worker says in its row that it is alive, in seconds.
 _SEEN_SECONDS = 10.0
+#: Workers that were not seen for so long are deleted, in milliseconds (a week).
+_FORGET_MILLISECONDS = 7 * 24 * 3600 * 1000
 #: Pause after the first error in our own code; doubled with each attempt. In seconds.
 _ERROR_BACKOFF_SECONDS = 5.0
 #: The heartbeat's own wait for SQLite's lock: 30 s and retries would outlive the lease. In seconds.
@@ -137,6 +139,8 @@ class Worker:
         device = process.ready.device if process.ready else "unknown"
         with self._database.write() as session:
             now = database_now(session)
+            long_gone = WorkerRow.seen_at < now - _FORGET_MILLISECONDS
+            session.execute(delete(WorkerRow).where(long_gone))
             publish_workloads(session, [vars(each) for each in catalogue.workloads], now)
             session.add(
                 WorkerRow(
@@ -197,7 +201,7 @@ class Worker:
                 self._conclude(lease, runner)
             except LeaseLostError:
                 log.warning("lease lost", action="lease_lost", job_id=lease.job_id, fence=lease.fence)
-            except SQLAlchemyError as error:
+            except (OperationalError, InterfaceError) as error:
                 # Nothing can be written now; the lease runs out and the next worker goes on.
                 log.error("job left", action="job_left", job_id=lease.job_id, error=str(error))
             finally:
@@ -210,7 +214,8 @@ class Worker:
 
         Raises:
             LeaseLostError: another worker may have it.
-            SQLAlchemyError: the database is away and the lease has run out.
+            OperationalError: the database is away.
+            InterfaceError: likewise.
         """
         try:
             outcome = runner.run()
@@ -226,7 +231,7 @@ class Worker:
             runner.stop_training()
             self._queue.finish(lease, JobState.FAILED, error=str(error))
             outcome = JobState.FAILED
-        except (LeaseLostError, SQLAlchemyError):
+        except (LeaseLostError, OperationalError, InterfaceError):
             raise
         except Exception:
             # The one place that catches everything: a bug of ours must cost an attempt, not the worker.

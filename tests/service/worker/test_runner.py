@@ -219,3 +219,20 @@ def test_second_runner_finishes_open_trials_before_it_asks(
     second = start("hang:once", again)
     assert second.run() is JobState.SUCCEEDED
     assert [(trial.id, trial.threshold) for trial in trials_of(database, lease)] == asked
+
+
+def test_process_that_dies_while_the_worker_stops_is_nobodys_fault(
+    database: Database, queue: Queue, lease: Lease, start: Start, tmp_path: Path
+) -> None:
+    """A stop that reaches the whole process group ends the training before the worker looks at its own flag."""
+    signals = Quiet()
+
+    def stopping_once_struck(calls: int) -> None:
+        if (tmp_path / "struck").exists():
+            raise ShutdownRequestedError
+
+    signals.after = stopping_once_struck
+    runner = start("exit:once", lease, signals)
+    with pytest.raises(ShutdownRequestedError):
+        runner.run()
+    assert [(trial.attempt, trial.lost_count) for trial in trials_of(database, lease)] == [(0, 0)] * 4

@@ -1,0 +1,98 @@
+"""Workers killed with SIGKILL at random moments (T1): nothing is lost, nothing happens twice.
+
+Real processes, the database's own clock, short leases. Afterwards every job's history is checked against the
+invariants: one terminal event, fences that strictly grow, one result per trial, no loss counted as an attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from service.db.models import JobEventRow, JobRow, TrialResultRow, TrialRow
+from service.db.session import WAL_SAFE
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Kills and jobs of one run. A release run takes 1,000 and 5,000.
+KILLS = int(os.environ.get("CLIPTUNE_TEST_KILLS", "40"))
+JOBS = int(os.environ.get("CLIPTUNE_TEST_KILL_JOBS", "250"))
+PROCESSES = 4
+LEASE_SECONDS = 1.0
+
+
+def test_killed_workers_lose_nothing_and_repeat_no_effect(bench: Any) -> None:
+    mode = "auto"
+    if bench.database.dialect == "sqlite":
+        with bench.database.read() as session:
+            mode = session.execute(text("PRAGMA journal_mode")).scalar_one()
+    if mode == "wal" and sqlite3.sqlite_version_info < WAL_SAFE:
+        pytest.skip(
+            f"SQLite {sqlite3.sqlite_version} can corrupt a WAL database that several processes write"
+        )
+    jobs = [bench.submit(trials=["waiting", "waiting"]) for _ in range(JOBS)]
+    bench.database.engine.dispose()
+    statuses = kill_at_random(bench.database.url, mode)
+    assert set(statuses) <= {0, -signal.SIGKILL}, "a worker ended by an error of its own"
+    assert statuses.count(-signal.SIGKILL) == KILLS
+    for job_id in jobs:
+        check_history(bench, job_id)
+
+
+def kill_at_random(url: str, mode: str) -> list[int]:
+    """Exit statuses of all workers: killed ones are replaced, and at the end the last ones drain the queue."""
+    command = [sys.executable, str(Path(__file__).parent / "kill_worker.py"), url, mode, str(LEASE_SECONDS)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # The seed fixes which worker dies and after which wait; the instant within its work is chance.
+    chance = random.Random(1)
+    statuses = []
+    workers = [subprocess.Popen(command, env=environment) for _ in range(PROCESSES)]
+    try:
+        # Interpreters start slowly: the first kill comes when there is something to interrupt.
+        time.sleep(1.0)
+        for _ in range(KILLS):
+            time.sleep(chance.uniform(0.05, 0.25))
+            victim = chance.randrange(PROCESSES)
+            workers[victim].kill()
+            statuses.append(workers[victim].wait())
+            workers[victim] = subprocess.Popen(command, env=environment)
+        statuses += [worker.wait(timeout=120) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    return statuses
+
+
+def check_history(bench: Any, job_id: str) -> None:
+    with bench.database.read() as session:
+        job = session.get_one(JobRow, job_id)
+        events = session.scalars(
+            select(JobEventRow).where(JobEventRow.job_id == job_id).order_by(JobEventRow.id)
+        ).all()
+        results = session.execute(
+            select(TrialRow.state, TrialResultRow.fence)
+            .join(TrialResultRow, TrialResultRow.trial_id == TrialRow.id)
+            .where(TrialRow.study_id == job.study_id)
+        ).all()
+    kinds = [event.kind for event in events]
+    assert job.state == "succeeded"
+    assert kinds[0] == "queued" and kinds[-1] == "succeeded" and kinds.count("succeeded") == 1
+    acquired = [event.fence for event in events if event.kind == "acquired"]
+    assert acquired == sorted(set(acquired)) and acquired[-1] == job.fence
+    assert kinds.count("reaped") == len(acquired) - 1, "each lost lease was ended once"
+    assert job.attempt == 1, "a lost worker is no attempt"
+    assert kinds.count("trial") == len(results) == 2
+    assert {state for state, _ in results} == {"complete"}
+    assert {fence for _, fence in results} <= set(acquired)
+    fences = [event.fence for event in events]
+    assert fences == sorted(fences), "nothing was written under an old fence"
