@@ -140,7 +140,8 @@ class DatabaseError(ServiceError):
     """The database can't be used.
 
     Attributes:
-        code: ``database_unreachable``, ``database_not_writable``, ``database_refused`` or ``schema_mismatch``.
+        code: ``database_unreachable``, ``database_refused``, ``database_not_writable``, ``invalid_database_url``
+            or ``schema_mismatch``.
     """
 
     code = "database_error"
@@ -155,8 +156,8 @@ class TrainingError(ServiceError):
     """A training process did not deliver.
 
     Attributes:
-        cause: ``bug`` (exception or exit code), ``stall``, ``bad_output``, ``oom`` or ``device_lost`` (killed
-            by a signal that was not ours).
+        cause: ``bug`` (exception, exit code or signal), ``stall``, ``bad_output``, ``oom`` or ``device_lost``
+            (a SIGKILL that was not ours).
         trial_id: the trial it is about, when the process could tell.
     """
 

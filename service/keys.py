@@ -28,13 +28,12 @@ from service.db.clock import database_now
 from service.db.models import KeyRow
 from service.db.session import Database
 from service.errors import UnauthorizedError
+from service.settings import KEY_FILE
 
 Scope = Literal["read", "write", "admin"]
 
 #: The tenant that a first key belongs to.
 DEFAULT_TENANT = "default"
-#: File in the service's home that keeps the key made on first start.
-KEY_FILE = "key"
 ALL_SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
 
 #: Header that a 401 carries.

@@ -18,6 +18,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import SettingsError
 
 PREFIX = "CLIPTUNE_"
+#: File in ``home`` that holds the first access key; only its owner can read it.
+KEY_FILE = "key"
 #: Read by the test suite and the benchmarks, not by the service.
 FOREIGN = frozenset({"CLIPTUNE_TEST_POSTGRES_URL"})
 
@@ -135,6 +137,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"CLIPTUNE_RENEW_SECONDS is {self.renew_seconds:g} and CLIPTUNE_LEASE_SECONDS {self.lease_seconds:g}: "
                 "4 x renew must be <= lease, or a single slow renewal loses the job"
+            )
+        if self.kill_grace_seconds >= self.lease_margin_seconds:
+            raise ValueError(
+                f"CLIPTUNE_KILL_GRACE_SECONDS is {self.kill_grace_seconds:g} and a quarter of CLIPTUNE_LEASE_SECONDS "
+                f"{self.lease_margin_seconds:g}: the grace must be shorter, or a training outlives its lease"
             )
         return self
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from service.db.models import WorkloadRow
+from service.db.upsert import insert_into
 from service.schemas import WorkloadOut
 from tuner.errors import SpecError, UnknownWorkloadError
 from tuner.spec import ParameterField, ParameterValue, resolve_parameters
@@ -29,7 +29,6 @@ def publish_workloads(session: Session, descriptions: Iterable[Mapping[str, Any]
             `tuner.spec.ParameterField`) each.
         now: milliseconds since 1970.
     """
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     # In the order of their names: two workers that start together must not wait for each other in a circle.
     for each in sorted(descriptions, key=lambda one: str(one["name"])):
         described = {
@@ -38,7 +37,7 @@ def publish_workloads(session: Session, descriptions: Iterable[Mapping[str, Any]
             "parameters": [dataclasses.asdict(field) for field in each["parameters"]],
             "updated_at": now,
         }
-        statement = insert(WorkloadRow).values(name=each["name"], **described)
+        statement = insert_into(session, WorkloadRow).values(name=each["name"], **described)
         session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=described))
 
 

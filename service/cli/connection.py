@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.errors import UnauthorizedError
-from service.settings import Settings, load_settings
+from service.settings import KEY_FILE, Settings, load_settings
 
 if TYPE_CHECKING:
     from service.client import Client
 
-KEY_FILE = "key"
 ADDRESS_FILE = "service.json"
 
 
@@ -69,7 +68,18 @@ def served_url(settings: Settings) -> str:
 
 
 def write_address(home: Path, url: str) -> Path:
-    """Leave the running service's address where `served_url` finds it; the caller removes the file."""
+    """Leave the running service's address where `served_url` finds it.
+
+    Args:
+        home: an existing folder.
+        url: where the service listens.
+
+    Returns:
+        The file, for the caller to remove.
+    """
     file = home / ADDRESS_FILE
-    file.write_text(json.dumps({"url": url}) + "\n")
+    # Whole or not at all: others read it while it is written.
+    beside = file.with_suffix(".new")
+    beside.write_text(json.dumps({"url": url}) + "\n")
+    beside.replace(file)
     return file

@@ -6,6 +6,7 @@ process are gone afterwards.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import typer
 
 from service.cli.connection import ADDRESS_FILE
 from service.errors import ServiceError
+from service.settings import KEY_FILE
 
 #: What the demo tunes: a recurrent character model whose learning rate is high enough for clipping to matter.
 STUDY = [
@@ -78,14 +80,11 @@ def run_demo(*, keep: bool) -> None:
 def _wait_until_ready(
     home: Path, server: subprocess.Popen[bytes], environment: dict[str, str], command: list[str]
 ) -> None:
-    from service.cli.connection import KEY_FILE
     from service.client import Client
 
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         if (home / ADDRESS_FILE).exists() and (home / KEY_FILE).exists():
-            import json
-
             url = json.loads((home / ADDRESS_FILE).read_text())["url"]
             with Client(url, (home / KEY_FILE).read_text().strip()) as client:
                 while time.monotonic() < deadline and server.poll() is None:

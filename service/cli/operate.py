@@ -16,20 +16,24 @@ PortOption = Annotated[
     int | None, typer.Option(help="Port; 0 picks a free one. Default: CLIPTUNE_PORT or 8765.")
 ]
 
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print where it listens as one JSON line on standard output.")
+]
 
-def serve(host: HostOption = None, port: PortOption = None) -> None:
+
+def serve(host: HostOption = None, port: PortOption = None, as_json: JsonOption = False) -> None:
     """Run the API with one worker beside it, until Ctrl-C or SIGTERM."""
     from service.cli.server import serve_api
     from service.cli.worker_process import WorkerProcess
 
-    serve_api(_settings(host, port), beside=WorkerProcess)
+    serve_api(_settings(host, port), beside=WorkerProcess, as_json=as_json)
 
 
-def api(host: HostOption = None, port: PortOption = None) -> None:
+def api(host: HostOption = None, port: PortOption = None, as_json: JsonOption = False) -> None:
     """Run the API alone; it upgrades the database's schema first."""
     from service.cli.server import serve_api
 
-    serve_api(_settings(host, port))
+    serve_api(_settings(host, port), as_json=as_json)
 
 
 def worker(

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
 import structlog
 import typer
 
-from service.cli.connection import KEY_FILE, write_address
+from service.cli.connection import write_address
 from service.db.session import Database, sqlite_file
 from service.errors import DatabaseError, SettingsError
 from service.logs import configure_logs
-from service.settings import Settings
+from service.settings import KEY_FILE, Settings
 
 log = structlog.get_logger(__name__)
 
 
 def serve_api(
-    settings: Settings, *, beside: Callable[[Settings], AbstractContextManager[object]] | None = None
+    settings: Settings,
+    *,
+    beside: Callable[[], AbstractContextManager[object]] | None = None,
+    as_json: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         settings: of this process.
         beside: what runs meanwhile, for example a worker; entered once the socket is bound.
+        as_json: print where it listens as one JSON line on standard output.
 
     Raises:
         DatabaseError: if the database can't be reached, written or upgraded.
@@ -45,8 +53,8 @@ def serve_api(
             url = url_of(settings, listener)
             stack.callback(write_address(settings.home_path, url).unlink, missing_ok=True)
             if beside is not None:
-                stack.enter_context(beside(settings))
-            _greet(settings, url, database, new_key=new_key)
+                stack.enter_context(beside())
+            _greet(settings, url, database, new_key=new_key, as_json=as_json)
             _run(settings, database, listener)
     finally:
         database.close()
@@ -128,12 +136,15 @@ def _address_error(settings: Settings, error: OSError) -> SettingsError:
 
 def url_of(settings: Settings, listener: socket.socket) -> str:
     """The address to open from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    return f"http://{host}:{listener.getsockname()[1]}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
-def _greet(settings: Settings, url: str, database: Database, *, new_key: bool) -> None:
+def _greet(settings: Settings, url: str, database: Database, *, new_key: bool, as_json: bool) -> None:
     key_file: Path = settings.home_path / KEY_FILE
+    if as_json:
+        document = {"url": url, "version": version("cliptune"), "pid": os.getpid(), "key_file": str(key_file)}
+        typer.echo(json.dumps(document))
     typer.echo(f"cliptune listens on {url}   documentation: {url}/docs   stop: Ctrl-C", err=True)
     if new_key:
         typer.echo(
@@ -163,4 +174,15 @@ def _run(settings: Settings, database: Database, listener: socket.socket) -> Non
             end_streams(app)
             super().handle_exit(sig, frame)
 
-    Server(config).run(sockets=[listener])
+    # uvicorn raises the signal again when it has shut down; by default SIGTERM would then end this process
+    # before the worker is stopped. A second signal, while the worker stops, has its usual effect.
+    handlers = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        Server(config).run(sockets=[listener])
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Stands where a signal was handled already."""

@@ -185,7 +185,7 @@ class Queue:
         """
         if not outcome.is_done:
             raise ValueError(f"a job can't finish as {outcome.value!r}: use succeeded, failed or cancelled")
-        error = None if error is None else _storable(error)
+        error = None if error is None else storable(error)
         self._change(session, self._sql.finish, lease, outcome=outcome.value, error=error)
         self._after_end(session, lease, outcome, error)
 
@@ -226,7 +226,7 @@ class Queue:
         """
         if not delay_seconds >= 0:
             raise ValueError(f"delay_seconds must be >= 0, got {delay_seconds}")
-        error = _storable(error)
+        error = storable(error)
         with self._database.write() as session:
             delay = _milliseconds(delay_seconds)
             state = JobState(self._change(session, self._sql.fail, lease, error=error, delay=delay).state)
@@ -305,7 +305,7 @@ class Queue:
             self._change(session, self._sql.hold, lease)
             yield session
 
-    def record_progress(self, session: Session, lease: Lease) -> None:
+    def forget_losses(self, session: Session, lease: Lease) -> None:
         """Forget earlier losses, because this lease brought a new result or checkpoint.
 
         Args:
@@ -315,7 +315,7 @@ class Queue:
         Raises:
             LeaseLostError: if the lease is lost.
         """
-        self._change(session, self._sql.record_progress, lease)
+        self._change(session, self._sql.forget_losses, lease)
 
     def append_event(self, session: Session, job: JobRef, kind: str, payload: dict[str, Any]) -> None:
         """Append to a job's history; the transaction must have locked or changed the job's row before.
@@ -385,7 +385,14 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _storable(error: str) -> str:
-    """The end of an error text, without what a database refuses: NUL (PostgreSQL), lone surrogates (both)."""
+def storable(error: str) -> str:
+    """An error text without what a database refuses: NUL (PostgreSQL), lone surrogates (both).
+
+    Args:
+        error: any text.
+
+    Returns:
+        Its end, at most `MAX_ERROR_CHARACTERS` before escaping.
+    """
     kept = error[-MAX_ERROR_CHARACTERS:].replace("\x00", "\\x00")
     return kept.encode("utf-8", "backslashreplace").decode("utf-8")

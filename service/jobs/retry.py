@@ -19,7 +19,7 @@ class Cause(StrEnum):
     WORKER_LOST = "worker_lost"
     """The lease expired and was reaped."""
     DEVICE_LOST = "device_lost"
-    """Death of a Ray node or actor, or of the training process by a signal that was not ours."""
+    """Death of the training process by a SIGKILL that was not ours."""
     OOM = "oom"
     """The device or the process ran out of memory."""
     DIVERGED = "diverged"
@@ -46,14 +46,14 @@ class Counter(StrEnum):
     TRIAL_ATTEMPT = "trial_attempt"
     """The trial's ``attempt``, against ``max_attempts``."""
     TRIAL_LOST = "trial_lost_count"
-    """The trial's ``lost_count``, against ``max_lost``; progress sets it to 0."""
+    """The trial's ``lost_count``, against ``max_lost``; nothing sets it back."""
 
 
 class Action(StrEnum):
     """What happens to what the cause is counted on."""
 
     RETRY = "retry"
-    """Try again after the delay, from the newest checkpoint."""
+    """Try again after the delay: a job with the trials that have no result yet, a trial from its first step."""
     FAIL = "fail"
     """Give up: the job, or the one trial; then the study goes on up to its ``max_failed``."""
     ACCEPT = "accept"

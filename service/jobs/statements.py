@@ -67,7 +67,7 @@ _HOLD = f"SELECT id FROM cliptune_jobs WHERE {_MINE} {{for_update}}"
 
 _RENEW = f"UPDATE cliptune_jobs SET lease_until = {{now}} + :ttl WHERE {_MINE} RETURNING cancel_requested"
 
-_RECORD_PROGRESS = f"UPDATE cliptune_jobs SET lost_count = 0 WHERE {_MINE} RETURNING id"
+_FORGET_LOSSES = f"UPDATE cliptune_jobs SET lost_count = 0 WHERE {_MINE} RETURNING id"
 
 _FINISH = f"""
 UPDATE cliptune_jobs SET state = :outcome, {_ENDED}, finished_at = {{now}},
@@ -153,7 +153,7 @@ class Statements:
     """Lock the row of a lease for the rest of the transaction; returns a row if it is MINE."""
     renew: Executable
     """Move the expiry of a lease; returns whether a cancel was requested."""
-    record_progress: Executable
+    forget_losses: Executable
     """The job got on under this lease, so earlier losses no longer count."""
     finish: Executable
     """End a lease with a final state."""
@@ -195,7 +195,7 @@ def statements_for(dialect: str) -> Statements:
         acquire=prepare(_ACQUIRE[dialect]),
         hold=prepare(_HOLD),
         renew=prepare(_RENEW),
-        record_progress=prepare(_RECORD_PROGRESS),
+        forget_losses=prepare(_FORGET_LOSSES),
         finish=prepare(_FINISH),
         release=prepare(_RELEASE),
         fail=prepare(_FAIL),

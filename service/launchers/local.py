@@ -31,6 +31,8 @@ TRAINER = (sys.executable, "-m", "service.launchers.trainer")
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 PASSED_ON_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "TORCH_", "COVERAGE_", "LC_")
 
+#: How long the pipe of a dead process is listened to when it does not end, in seconds.
+_SILENCE_SECONDS = 1.0
 #: How much of the process's own output is kept for an error report, in lines.
 _TAIL_LINES = 40
 
@@ -81,6 +83,9 @@ class TrainingProcess:
             os.close(write_end)
         self.pid = self._process.pid
         self._stopped_by_us = False
+        self._silence = 0.0
+        self._has_stopped = False
+        self._stop_lock = threading.Lock()
         self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=10_000)
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         assert self._process.stdout is not None
@@ -116,10 +121,15 @@ class TrainingProcess:
         Raises:
             TrainingError: if the process ended, or wrote something that is no event.
         """
+        died_before = not self.is_alive
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
-            return None
+            self._silence += timeout if died_before else 0.0
+            if self._silence < _SILENCE_SECONDS:
+                return None
+            # Something that it started still holds the pipe open; nothing more will be told.
+            raise self._ended() from None
         if line is None:
             # Put back, so that every later call says the same.
             self._lines.put(None)
@@ -142,6 +152,13 @@ class TrainingProcess:
 
     def stop(self) -> None:
         """End it: SIGTERM, then SIGKILL after the grace period. Safe to call twice and from any thread."""
+        with self._stop_lock:
+            if not self._has_stopped:
+                self._stop()
+                # Never again: the process id may be somebody else's by then.
+                self._has_stopped = True
+
+    def _stop(self) -> None:
         if self._process.poll() is None:
             self.signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -170,7 +187,7 @@ class TrainingProcess:
                 f"of memory, or its device was taken away\n{tail}",
                 cause="device_lost",
             )
-        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+        how = f"signal {-status}" if status < 0 else f"exit code {status}"
         return TrainingError(f"the training process ended with {how}\n{tail}".rstrip(), cause="bug")
 
     def _read_events(self, pipe: IO[bytes]) -> None:

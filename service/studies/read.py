@@ -67,7 +67,15 @@ def get_state(session: Session, *, tenant_id: str, study_id: str) -> JobState:
 
 
 def is_done(session: Session, study_id: str) -> bool:
-    """Whether a study has ended. The caller has checked that the study may be seen."""
+    """Whether a study has ended. The caller has checked that the study is there and may be seen.
+
+    Args:
+        session: any transaction.
+        study_id: the study.
+
+    Returns:
+        Whether its state is final.
+    """
     statement = (
         select(JobRow.state).join(StudyRow, StudyRow.job_id == JobRow.id).where(StudyRow.id == study_id)
     )

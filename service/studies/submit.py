@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from service.db.clock import database_now
 from service.db.models import IdempotencyRow, StudyRow
 from service.db.session import Database
+from service.db.upsert import insert_into
 from service.errors import ConflictError, InvalidRequestError
 from service.jobs.queue import Queue
 from tuner.spec import StudySpec
@@ -141,7 +141,8 @@ def _same_name(session: Session, tenant_id: str, name: str | None, spec: StudySp
 
 def _insert_new(session: Session, table: type[IdempotencyRow | StudyRow], values: dict[str, Any]) -> bool:
     """Insert unless a unique constraint refuses; whether it was inserted."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     # RETURNING and not the row count, which psycopg does not give for this statement.
-    statement = insert(table).values(**values).on_conflict_do_nothing().returning(table.created_at)
+    statement = (
+        insert_into(session, table).values(**values).on_conflict_do_nothing().returning(table.created_at)
+    )
     return session.execute(statement).scalar_one_or_none() is not None

@@ -1,8 +1,9 @@
 """What a worker writes while it drives a study: every function runs inside `Queue.held`, under the fence.
 
 One transaction holds the job's row, the effect (trials, reports, results, recommendation) and the event that
-tells people about it. A worker whose lease is gone gets `LeaseLostError` before any of this runs. Each function
-tolerates its own effect, because a commit whose answer was lost on the way is tried again.
+tells people about it. A worker whose lease is gone gets `LeaseLostError` before any of this runs. A commit whose
+answer was lost on the way is tried again: trials, reports and results tolerate that, an event may then stand
+twice, and a broken training may count twice.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from sqlalchemy.orm import Session
 
 from service.db.clock import database_now
 from service.db.models import StudyRow, TrialReportRow, TrialResultRow, TrialRow
+from service.db.upsert import insert_missing
 from service.errors import TrainingError
 from service.jobs.lease import Lease
-from service.jobs.queue import Queue
+from service.jobs.queue import Queue, storable
 from service.jobs.retry import COUNTED_ON, Action, Backoff, Cause, Counter, decide
 from service.launchers.protocol import Ready
 from service.settings import Settings
@@ -103,16 +105,11 @@ def record_rung(
     by_trial: dict[str, list[float | None]] = {}
     for lane in event.values:
         by_trial.setdefault(lane.trial_id, []).append(lane.value)
-        session.merge(
-            TrialReportRow(
-                trial_id=lane.trial_id,
-                seed=lane.seed,
-                step=event.step,
-                fence=lease.fence,
-                value=lane.value,
-                created_at=now,
-            )
-        )
+    reports = [
+        dataclasses.asdict(lane) | {"step": event.step, "fence": lease.fence, "created_at": now}
+        for lane in event.values
+    ]
+    insert_missing(session, TrialReportRow, reports)
     payload = {
         "cohort": cohort,
         "index": event.index,
@@ -139,7 +136,7 @@ def record_trial(session: Session, queue: Queue, lease: Lease, event: TrialEnded
             created_at=now,
         )
     )
-    queue.record_progress(session, lease)
+    queue.forget_losses(session, lease)
     payload = {
         "trial_id": event.trial_id,
         "number": row.number,
@@ -175,10 +172,10 @@ def record_failure(
     Returns:
         How long to wait before the rest is tried again, in seconds.
     """
-    delay = 0.0
+    delay, reason = 0.0, storable(str(error))
     for trial_id in trial_ids:
         row = session.get_one(TrialRow, trial_id)
-        row.last_error = str(error)
+        row.last_error = reason
         counter = COUNTED_ON[Cause(error.cause)]
         row.lost_count += counter is Counter.TRIAL_LOST
         row.attempt += counter is Counter.TRIAL_ATTEMPT
@@ -193,7 +190,7 @@ def record_failure(
         )
         if decision.action is Action.FAIL:
             row.state, row.finished_at = TrialState.FAIL, database_now(session)
-            payload = {"trial_id": trial_id, "number": row.number, "error": str(error).splitlines()[0]}
+            payload = {"trial_id": trial_id, "number": row.number, "error": reason.splitlines()[0]}
             queue.append_event(session, lease, "trial_failed", payload)
         delay = max(delay, decision.delay_seconds)
     return delay

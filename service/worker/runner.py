@@ -42,8 +42,6 @@ T = TypeVar("T")
 
 #: How long the runner waits for a message before it looks at its signals again, in seconds.
 _TICK_SECONDS = 0.2
-#: How long a training process may take to import torch, in seconds.
-_START_SECONDS = 120.0
 #: Pause before a transaction that the database refused is tried again, in seconds.
 _DATABASE_PAUSE_SECONDS = 0.5
 #: A progress event is written at most this often, and not less often than the second figure, in seconds.
@@ -125,7 +123,7 @@ class StudyRunner:
         reference = reference or self._probe(spec)
         while True:
             spec, _, trials = self._patiently(self._load)
-            self._refuse_hopeless(trials)
+            self._refuse_hopeless(spec, trials)
             if (cohort := plan_cohort(spec, spec.parameters, trials)) is not None:
                 self._train(cohort, trials)
                 continue
@@ -190,6 +188,7 @@ class StudyRunner:
         )
         try:
             for batch in self._answers({"kind": "cohort", "cohort": cohort.to_json()}):
+                require_belonging(cohort, batch)
                 self._write(batch, number, len(cohort.rung_steps))
                 waiting -= {message.trial_id for message in batch if isinstance(message, TrialEnded)}
             if waiting:
@@ -247,14 +246,18 @@ class StudyRunner:
             row = session.get(WorkloadRow, workload)
             return row.objective if row is not None else "objective"
 
-    def _refuse_hopeless(self, trials: Sequence[Trial]) -> None:
+    def _refuse_hopeless(self, spec: StudySpec, trials: Sequence[Trial]) -> None:
         failed = [trial for trial in trials if trial.state is TrialState.FAIL]
+        if not failed:
+            return
         limit = self._settings.max_failed_trials
+        last = f"the last one, {failed[-1].setting}, ended with: {self._last_error(failed[-1])}"
         if len(failed) > limit:
             raise StudyFailedError(
-                f"{len(failed)} trials failed and this server allows {limit} (CLIPTUNE_MAX_FAILED_TRIALS); "
-                f"the last one, {failed[-1].setting}, ended with: {self._last_error(failed[-1])}"
+                f"{len(failed)} trials failed and this server allows {limit} (CLIPTUNE_MAX_FAILED_TRIALS); {last}"
             )
+        if len(failed) == spec.num_trials:
+            raise StudyFailedError(f"all {len(failed)} trials failed; {last}")
 
     def _last_error(self, trial: Trial) -> str:
         with self._database.read() as session:
@@ -269,12 +272,12 @@ class StudyRunner:
         process = self._started_process()
         process.send(request)
         while True:
-            batch = [self._next(process)]
-            while not isinstance(batch[-1], Done | Broken) and (more := process.receive(0)) is not None:
-                batch.append(more)
+            batch, broken = self._next_batch(process)
             last = batch.pop() if isinstance(batch[-1], Done | Broken) else None
             if batch:
                 yield batch
+            if broken is not None:
+                raise broken
             if isinstance(last, Done):
                 return
             if isinstance(last, Broken):
@@ -282,11 +285,21 @@ class StudyRunner:
                     f"{last.detail}\n{last.traceback}", cause=last.cause, trial_id=last.trial_id
                 )
 
+    def _next_batch(self, process: TrainingProcess) -> tuple[list[Message], TrainingError | None]:
+        """What has arrived, and the error behind it: results told before a process died are results."""
+        batch = [self._next(process)]
+        try:
+            while not isinstance(batch[-1], Done | Broken) and (more := process.receive(0)) is not None:
+                batch.append(more)
+        except TrainingError as error:
+            return batch, error
+        return batch, None
+
     def _started_process(self) -> TrainingProcess:
         if self._process is None:
             self._process = self._launch()
             while (ready := self._process.ready) is None:
-                self._next(self._process, limit=_START_SECONDS)
+                self._next(self._process)
             self._ready = ready
             payload = {
                 "pid": ready.pid,
@@ -299,13 +312,13 @@ class StudyRunner:
             )
         return self._process
 
-    def _next(self, process: TrainingProcess, *, limit: float | None = None) -> Message:
+    def _next(self, process: TrainingProcess) -> Message:
         """The next message, looking at the signals while waiting.
 
         Raises:
             TrainingError: ``stall`` if nothing was said in time.
         """
-        limit = self._settings.stall_seconds if limit is None else limit
+        limit = self._settings.stall_seconds
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
             self._signals.check()
@@ -356,7 +369,13 @@ class StudyRunner:
         return self._patiently(once)
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """Repeat a transaction while the database is away, for as long as the lease is believed in."""
+        """Repeat a transaction while the database is away, for one lease's time; the lease may end it sooner.
+
+        Raises:
+            OperationalError: if it is away for longer, or what looks so never ends.
+            InterfaceError: likewise.
+        """
+        deadline = time.monotonic() + self._settings.lease_seconds
         while True:
             try:
                 return work()
@@ -365,6 +384,8 @@ class StudyRunner:
                     "database away", action="database_away", job_id=self._lease.job_id, error=str(error)
                 )
                 self._signals.check()
+                if time.monotonic() >= deadline:
+                    raise
                 time.sleep(_DATABASE_PAUSE_SECONDS)
 
     def _drop_process(self, error: TrainingError) -> None:
@@ -389,3 +410,32 @@ class StudyRunner:
         while time.monotonic() < deadline:
             self._signals.check()
             time.sleep(_TICK_SECONDS)
+
+
+def require_belonging(cohort: Cohort, batch: Sequence[Message]) -> None:
+    """Refuse events about trials, seeds or rungs that are not the cohort's: what a training process says is input.
+
+    Args:
+        cohort: what the process was asked to train.
+        batch: what it told.
+
+    Raises:
+        TrainingError: ``bad_output`` for an event that is about something else.
+    """
+    trials = {trial.id for trial in cohort.trials}
+    for message in batch:
+        if isinstance(message, RungReached):
+            told = {(lane.trial_id, lane.seed) for lane in message.values} | {
+                (trial_id, cohort.seeds[0]) for trial_id in message.pruned
+            }
+            is_ours = message.step in cohort.rung_steps
+        elif isinstance(message, TrialEnded):
+            told = {(message.trial_id, lane.seed) for lane in message.lanes}
+            is_ours = [lane.seed for lane in message.lanes] == list(cohort.seeds)
+        else:
+            continue
+        if not is_ours or not told <= {(trial_id, seed) for trial_id in trials for seed in cohort.seeds}:
+            raise TrainingError(
+                f"the training process told a {message.kind} event that is not of its cohort",
+                cause="bad_output",
+            )

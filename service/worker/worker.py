@@ -27,9 +27,10 @@ from service.db.clock import database_now
 from service.db.migrate import wait_for_schema
 from service.db.models import WorkerRow
 from service.db.session import Database
-from service.errors import LeaseLostError, TrainingError
+from service.errors import DatabaseError, LeaseLostError, TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
+from service.jobs.retry import Cause, decide
 from service.launchers.local import LocalLauncher, TrainingProcess
 from service.settings import Settings
 from service.states import JobState
@@ -50,12 +51,12 @@ KINDS = ("study",)
 _START_SECONDS = 120.0
 #: How often the worker says in its row that it is alive, in seconds.
 _SEEN_SECONDS = 10.0
+#: How often a waiting worker looks whether the schema is there, in seconds.
+_SCHEMA_SECONDS = 0.5
 #: Workers that were not seen for so long are deleted, in milliseconds (a week).
 _FORGET_MILLISECONDS = 7 * 24 * 3600 * 1000
-#: Pause after the first error in our own code; doubled with each attempt. In seconds.
-_ERROR_BACKOFF_SECONDS = 5.0
-#: The heartbeat's own wait for SQLite's lock: 30 s and retries would outlive the lease. In seconds.
-_RENEW_BUSY_SECONDS = 5.0
+#: The heartbeat's own wait for SQLite's lock, five times at most: the usual 30 s would outlive the lease. In seconds.
+_RENEW_BUSY_SECONDS = 1.0
 
 
 class _Signals:
@@ -113,8 +114,9 @@ class Worker:
 
     def run(self) -> None:
         """Register, then work until `stop`."""
-        wait_for_schema(self._database, self._settings.database_wait_seconds)
-        self._register()
+        self._wait_for_schema()
+        if not self._stopping.is_set():
+            self._register()
         try:
             while not self._stopping.is_set():
                 if not self._work_once():
@@ -123,6 +125,21 @@ class Worker:
             if self._warm is not None:
                 self._warm.stop()
             self._say_stopped()
+
+    def _wait_for_schema(self) -> None:
+        """Wait as long as the settings say, in short pieces, so that a stop is heeded.
+
+        Raises:
+            DatabaseError: ``schema_mismatch`` if the schema is still another version's.
+        """
+        deadline = time.monotonic() + self._settings.database_wait_seconds
+        while not self._stopping.is_set():
+            try:
+                return wait_for_schema(self._database, 0)
+            except DatabaseError:
+                if time.monotonic() >= deadline:
+                    raise
+                self._stopping.wait(_SCHEMA_SECONDS)
 
     def _register(self) -> None:
         """Learn the workloads from a training process, tell the API, keep the process for the first study.
@@ -196,16 +213,16 @@ class Worker:
             fence=lease.fence,
             attempt=lease.attempt,
         )
-        with heartbeat:
-            try:
+        try:
+            with heartbeat:
                 self._conclude(lease, runner)
-            except LeaseLostError:
-                log.warning("lease lost", action="lease_lost", job_id=lease.job_id, fence=lease.fence)
-            except (OperationalError, InterfaceError) as error:
-                # Nothing can be written now; the lease runs out and the next worker goes on.
-                log.error("job left", action="job_left", job_id=lease.job_id, error=str(error))
-            finally:
-                runner.stop_training()
+        except LeaseLostError:
+            log.warning("job lost", action="lease_lost", job_id=lease.job_id, fence=lease.fence)
+        except (OperationalError, InterfaceError) as error:
+            # Nothing can be written now; the lease runs out and the next worker goes on.
+            log.error("job left", action="job_left", job_id=lease.job_id, error=str(error))
+        finally:
+            runner.stop_training()
         if not self._stopping.is_set():
             self._warm_up()
 
@@ -237,12 +254,18 @@ class Worker:
             # The one place that catches everything: a bug of ours must cost an attempt, not the worker.
             log.exception("driving the study failed", action="job_error", job_id=lease.job_id)
             runner.stop_training()
-            delay = random.uniform(0.5, 1.0) * _ERROR_BACKOFF_SECONDS * 2 ** (lease.attempt - 1)
-            outcome = self._queue.fail(lease, traceback.format_exc(limit=20), delay_seconds=delay)
+            decision = decide(
+                Cause.WORKER_ERROR,
+                attempt=lease.attempt,
+                max_attempts=lease.max_attempts,
+                jitter=random.random(),
+            )
+            report = traceback.format_exc(limit=20)
+            outcome = self._queue.fail(lease, report, delay_seconds=decision.delay_seconds)
         log.info("job done", action=f"job_{outcome}", job_id=lease.job_id, fence=lease.fence)
 
     def _take_process(self) -> TrainingProcess:
-        """The warm training process, or a new one; another is warmed up for the next study."""
+        """The warm training process, or a new one; the next is warmed up when the study has ended."""
         process, self._warm = self._warm, None
         if process is not None and process.is_alive:
             return process

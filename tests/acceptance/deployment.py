@@ -60,7 +60,7 @@ class Deployment:
             "CLIPTUNE_POLL_SECONDS": "0.1",
             "CLIPTUNE_LEASE_SECONDS": "4",
             "CLIPTUNE_RENEW_SECONDS": "0.5",
-            "CLIPTUNE_KILL_GRACE_SECONDS": "2",
+            "CLIPTUNE_KILL_GRACE_SECONDS": "0.5",
             "CLIPTUNE_TRAINING_THREADS": "1",
         }
         self.environment |= {f"CLIPTUNE_{name.upper()}": str(value) for name, value in settings.items()}

@@ -201,14 +201,15 @@ def test_killed_serve_takes_its_worker_and_training_along(tmp_path: Path, sqlite
         wait_for(lambda: not any(map(is_running, family)), "the end of all", seconds=40)
 
 
-def test_stopped_serve_leaves_nothing_behind(tmp_path: Path, sqlite_url: str) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_serve_leaves_nothing_behind(tmp_path: Path, sqlite_url: str, stop: signal.Signals) -> None:
     with Deployment(tmp_path / "home", sqlite_url) as deployment:
         server = deployment.start("serve")
         wait_for(lambda: deployment.is_up(server), "the API")
         wait_for(lambda: any(worker.alive for worker in deployment.client().list_workers()), "the worker")
         family = descendants(server)
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=40)
+        server.send_signal(stop)
+        assert server.wait(timeout=40) == 0
         assert not any(map(is_running, family))
         assert not (deployment.home / "service.json").exists()
 

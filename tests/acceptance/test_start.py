@@ -92,6 +92,14 @@ def test_postgresql_is_down(tmp_path: Path, command: str) -> None:
     assert "secret-word" not in line
 
 
+@pytest.mark.postgres
+def test_postgresql_refuses(tmp_path: Path, postgres_url: str) -> None:
+    deployment = Deployment(tmp_path / "home", postgres_url + "_no_such", database_wait_seconds=1)
+    status, line = fails(deployment, "api")
+    assert status == 2
+    assert "database's name" in line and line.endswith("[database_refused]")
+
+
 def test_worker_without_schema(deployment: Deployment) -> None:
     status, line = fails(deployment, "worker")
     assert status == 2
@@ -104,6 +112,7 @@ def test_worker_without_schema(deployment: Deployment) -> None:
         ("CLIPTUNE_PROT", "8000", "did you mean CLIPTUNE_PORT?"),
         ("CLIPTUNE_PORT", "eighty", "CLIPTUNE_PORT='eighty'"),
         ("CLIPTUNE_RENEW_SECONDS", "59", "4 x renew must be <= lease"),
+        ("CLIPTUNE_KILL_GRACE_SECONDS", "1", "the grace must be shorter"),
         ("CLIPTUNE_DATABASE_URL", "mysql://host/db", "sqlite:///FILE or postgresql://"),
         ("CLIPTUNE_DATABASE_URL", "sqlite://", "in-memory"),
     ],

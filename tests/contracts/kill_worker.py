@@ -1,6 +1,7 @@
 """A worker for the kill test: acquires jobs, gives each open trial its result under the fence, finishes.
 
-Arguments: database URL, journal mode, lease in seconds. Ends by itself when no job is live.
+Arguments: database URL, journal mode, lease in seconds, and a file: once that exists, the worker ends when no job
+is live.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from pathlib import Path
 
 from sqlalchemy import func, select
 
@@ -25,18 +27,23 @@ def drive(database: Database, queue: Queue, lease: Lease) -> None:
         query = select(TrialRow.id).where(TrialRow.study_id == lease.study_id, TrialRow.state == "waiting")
         open_trials = session.scalars(query.order_by(TrialRow.number)).all()
     for trial_id in open_trials:
-        time.sleep(0.005)
+        time.sleep(0.03)
         with queue.held(lease) as session:
             now = database_now(session)
             session.add(TrialResultRow(trial_id=trial_id, fence=lease.fence, lanes=[], created_at=now))
             session.get_one(TrialRow, trial_id).state = "complete"
-            queue.record_progress(session, lease)
+            queue.forget_losses(session, lease)
             queue.append_event(session, lease, "trial", {"trial_id": trial_id})
     queue.finish(lease, JobState.SUCCEEDED)
 
 
 def main() -> None:
-    url, journal_mode, lease_seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    url, journal_mode, lease_seconds, last_call = (
+        sys.argv[1],
+        sys.argv[2],
+        float(sys.argv[3]),
+        Path(sys.argv[4]),
+    )
     database = Database(url, journal_mode=journal_mode)
     queue = Queue(database, lease_seconds=lease_seconds, max_lost=1000, backoff_seconds=0)
     owner = str(uuid.uuid4())
@@ -46,7 +53,7 @@ def main() -> None:
         lease = queue.acquire(owner, ["study"])
         if lease is None:
             with database.read() as session:
-                if session.scalar(live) == 0:
+                if session.scalar(live) == 0 and last_call.exists():
                     return
             time.sleep(0.02)
             continue

@@ -325,7 +325,7 @@ def test_progress_forgives_earlier_losses(bench: Any) -> None:
         bench.clock.advance(5)
         lease = bench.acquire()
         with bench.queue.held(lease) as session:
-            bench.queue.record_progress(session, lease)
+            bench.queue.forget_losses(session, lease)
         bench.lose()
         assert bench.row(job_id)["lost_count"] == 1
     assert bench.row(job_id)["state"] == "queued"
@@ -411,7 +411,7 @@ def test_progress_of_a_lost_lease_is_refused(bench: Any) -> None:
     lease = bench.acquire()
     bench.lose()
     with pytest.raises(LeaseLostError), bench.database.write() as session:
-        bench.queue.record_progress(session, lease)
+        bench.queue.forget_losses(session, lease)
 
 
 # --- cancel ---

@@ -30,7 +30,7 @@ PROCESSES = 4
 LEASE_SECONDS = 1.0
 
 
-def test_killed_workers_lose_nothing_and_repeat_no_effect(bench: Any) -> None:
+def test_killed_workers_lose_nothing_and_repeat_no_effect(bench: Any, tmp_path: Path) -> None:
     mode = "auto"
     if bench.database.dialect == "sqlite":
         with bench.database.read() as session:
@@ -41,16 +41,17 @@ def test_killed_workers_lose_nothing_and_repeat_no_effect(bench: Any) -> None:
         )
     jobs = [bench.submit(trials=["waiting", "waiting"]) for _ in range(JOBS)]
     bench.database.engine.dispose()
-    statuses = kill_at_random(bench.database.url, mode)
+    statuses = kill_at_random(bench.database.url, mode, tmp_path / "last-call")
     assert set(statuses) <= {0, -signal.SIGKILL}, "a worker ended by an error of its own"
     assert statuses.count(-signal.SIGKILL) == KILLS
-    for job_id in jobs:
-        check_history(bench, job_id)
+    losses = sum(check_history(bench, job_id) for job_id in jobs)
+    assert losses >= KILLS / 4, "most kills hit a worker that held a lease"
 
 
-def kill_at_random(url: str, mode: str) -> list[int]:
+def kill_at_random(url: str, mode: str, last_call: Path) -> list[int]:
     """Exit statuses of all workers: killed ones are replaced, and at the end the last ones drain the queue."""
     command = [sys.executable, str(Path(__file__).parent / "kill_worker.py"), url, mode, str(LEASE_SECONDS)]
+    command.append(str(last_call))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     # The seed fixes which worker dies and after which wait; the instant within its work is chance.
     chance = random.Random(1)
@@ -65,6 +66,7 @@ def kill_at_random(url: str, mode: str) -> list[int]:
             workers[victim].kill()
             statuses.append(workers[victim].wait())
             workers[victim] = subprocess.Popen(command, env=environment)
+        last_call.touch()
         statuses += [worker.wait(timeout=120) for worker in workers]
     finally:
         for worker in workers:
@@ -73,7 +75,8 @@ def kill_at_random(url: str, mode: str) -> list[int]:
     return statuses
 
 
-def check_history(bench: Any, job_id: str) -> None:
+def check_history(bench: Any, job_id: str) -> int:
+    """Check one job; how often its worker was lost."""
     with bench.database.read() as session:
         job = session.get_one(JobRow, job_id)
         events = session.scalars(
@@ -96,3 +99,4 @@ def check_history(bench: Any, job_id: str) -> None:
     assert {fence for _, fence in results} <= set(acquired)
     fences = [event.fence for event in events]
     assert fences == sorted(fences), "nothing was written under an old fence"
+    return kinds.count("reaped")

@@ -179,7 +179,7 @@ class QueueMachine(RuleBasedStateMachine):
             with self.queue.held(lease) as session:
                 self.queue.append_event(session, lease, "report", {})
                 if is_progress:
-                    self.queue.record_progress(session, lease)
+                    self.queue.forget_losses(session, lease)
 
         job = self._expect(lease, write)
         if job is not None:

@@ -40,7 +40,7 @@ def main() -> None:
             }
         )
     if behaviour == "long_line":
-        tell({"kind": "done", "noise": "x" * 2_000_000})
+        tell({"kind": "done", "noise": "x" * 5_000_000})
     if behaviour == "noise":
         for _ in range(20_000):
             print("noise " * 20)
@@ -54,6 +54,10 @@ def main() -> None:
     if behaviour == "grandchild":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         tell({"kind": "progress", "lane_steps": child.pid, "total_lane_steps": child.pid, "step": 0})
+    if behaviour == "orphaned_pipe":
+        # A forked helper keeps the pipe open after its parent was killed.
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+        os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "exception":
         sys.stdin.readline()
         tell(

@@ -14,9 +14,17 @@ import pytest
 
 from service.errors import TrainingError
 from service.launchers.local import TRAINER, TrainingProcess
-from service.launchers.protocol import MAX_LINE_BYTES, Catalogue, Done, Message, Ready
-from tuner.spec import OFF_SETTING, ClipSetting
-from tuner.training.cohort import Cohort, CohortTrial, ProbeMeasured, Progressed, RungReached, TrialEnded
+from service.launchers.protocol import MAX_LINE_BYTES, Catalogue, Done, Message, Ready, decode, encode
+from tuner.spec import MAX_SEEDS, MAX_STEPS, MAX_TRIALS, OFF_SETTING, ClipSetting
+from tuner.training.cohort import (
+    Cohort,
+    CohortTrial,
+    LaneValue,
+    ProbeMeasured,
+    Progressed,
+    RungReached,
+    TrialEnded,
+)
 
 ODD = (sys.executable, str(Path(__file__).parent / "odd_trainer.py"))
 
@@ -182,3 +190,23 @@ def test_training_ends_when_its_worker_is_killed() -> None:
     worker.wait()
     worker.stdout.close()
     wait_until_gone(trainer)
+
+
+def test_dead_process_is_noticed_although_its_child_holds_the_pipe(launch) -> None:
+    process = launch(*ODD, "orphaned_pipe")
+    receive(process)
+    with pytest.raises(TrainingError, match="killed by SIGKILL") as caught:
+        for _ in range(100):
+            assert process.receive(0.2) is None
+    assert caught.value.cause == "device_lost"
+
+
+def test_rung_of_the_largest_cohort_is_one_event() -> None:
+    name = "00000000-0000-4000-8000-000000000000"
+    values = tuple(
+        LaneValue(trial_id=name, seed=seed, value=-1.2345678901234567e-100)
+        for _ in range(MAX_TRIALS)
+        for seed in range(MAX_SEEDS)
+    )
+    rung = RungReached(index=9, step=MAX_STEPS, values=values, pruned=(name,) * MAX_TRIALS)
+    assert decode(encode(rung)) == rung

@@ -48,7 +48,13 @@ FAULTS: dict[str, Callable[[Mapping[str, Any]], None]] = {
 
 def flawed(request: Mapping[str, Any]) -> Iterator[Any]:
     name, _, how_often = fault.partition(":")
-    if request["kind"] == "cohort" and name != "silent":
+    if request["kind"] == "cohort" and name == "exit-after-results" and not marker.exists():
+        marker.touch()
+        for message in answer(request):
+            yield message
+            if message.kind == "trial" and message.trial_id == request["cohort"]["trials"][-2]["id"]:
+                os._exit(7)
+    if request["kind"] == "cohort" and name in FAULTS:
         # "of-one" faults are about a trial, so they strike until that trial is gone: more than one is left.
         spared = how_often == "once" and marker.exists()
         spared = spared or (how_often == "until-one-is-gone" and len(request["cohort"]["trials"]) < 4)

@@ -134,3 +134,50 @@ def test_deadline_counts_from_before_the_renewal_was_sent(queue: Queue, lease: L
     with heartbeat:
         assert lost.wait(PATIENCE)
     assert queue.renew(lease) is False, "the database still knew the lease: it was the worker that let go"
+
+
+class HangingQueue(Queue):
+    """A database that takes the renewal and never answers, as behind a network that swallows packets."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, lease_seconds=600)
+        self.asked = threading.Event()
+        self.answers = threading.Event()
+
+    def renew(self, lease: Lease) -> bool:
+        self.asked.set()
+        assert self.answers.wait(PATIENCE)
+        return super().renew(lease)
+
+
+def test_renewal_that_hangs_does_not_hold_up_the_deadline(
+    database: Database, queue: Queue, lease: Lease
+) -> None:
+    hanging = HangingQueue(database)
+    beat = Beat(hanging, lease, deadline_seconds=0.5)
+    with beat.heartbeat:
+        assert hanging.asked.wait(PATIENCE)
+        assert beat.heartbeat.lost.wait(PATIENCE), "the deadline passed while the renewal hung"
+        assert beat.lost == [1]
+    hanging.answers.set()
+
+
+class BrokenQueue(Queue):
+    def renew(self, lease: Lease) -> bool:
+        raise RuntimeError("a bug of ours")
+
+
+def test_bug_in_the_renewal_gives_the_lease_up(database: Database, lease: Lease) -> None:
+    beat = Beat(BrokenQueue(database, lease_seconds=600), lease)
+    with beat.heartbeat:
+        assert beat.heartbeat.lost.wait(PATIENCE)
+    assert beat.lost == [1]
+
+
+def test_lease_that_ended_in_order_is_not_called_lost(queue: Queue, lease: Lease) -> None:
+    beat = Beat(queue, lease)
+    with beat.heartbeat:
+        assert beat.renewed.acquire(timeout=PATIENCE)
+    queue.finish(lease, JobState.SUCCEEDED)
+    time.sleep(0.1)
+    assert beat.lost == []

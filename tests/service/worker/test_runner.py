@@ -12,16 +12,19 @@ import pytest
 from sqlalchemy import select
 
 from service.db.migrate import upgrade
-from service.db.models import JobEventRow, RecommendationRow, StudyRow, TrialRow
+from service.db.models import JobEventRow, RecommendationRow, StudyRow, TrialResultRow, TrialRow
 from service.db.session import Database
-from service.errors import LeaseLostError
+from service.errors import LeaseLostError, TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.launchers.local import LocalLauncher
+from service.launchers.protocol import Done
 from service.settings import Settings
 from service.states import JobState
-from service.worker.runner import ShutdownRequestedError, StudyFailedError, StudyRunner
-from tuner.spec import StudySpec
+from service.worker.runner import ShutdownRequestedError, StudyFailedError, StudyRunner, require_belonging
+from tuner.evidence import LaneResult
+from tuner.spec import OFF_SETTING, StudySpec
+from tuner.training.cohort import Cohort, CohortTrial, LaneValue, RungReached, TrialEnded
 from tuner.workloads.registry import get_workload
 
 FLAKY = str(Path(__file__).parent / "flaky_trainer.py")
@@ -236,3 +239,79 @@ def test_process_that_dies_while_the_worker_stops_is_nobodys_fault(
     with pytest.raises(ShutdownRequestedError):
         runner.run()
     assert [(trial.attempt, trial.lost_count) for trial in trials_of(database, lease)] == [(0, 0)] * 4
+
+
+def test_results_told_before_the_process_died_are_kept(
+    database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    assert start("exit-after-results", lease).run() is JobState.SUCCEEDED
+    assert [trial.attempt for trial in trials_of(database, lease)] == [0, 0, 0, 1]
+    with database.read() as session:
+        assert len(session.scalars(select(TrialResultRow)).all()) == 4
+
+
+def test_study_all_of_whose_trials_failed_says_why(
+    database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    """Fewer trials than may fail, and still nothing to recommend."""
+    runner = start("raise:always", lease)
+    runner._settings = Settings(max_failed_trials=10, max_attempts=1)
+    with pytest.raises(StudyFailedError, match=r"all 4 trials failed; .*no good"):
+        runner.run()
+
+
+COHORT = Cohort(
+    workload="digits-mlp",
+    parameters={},
+    trials=(CohortTrial(id="a", setting=OFF_SETTING), CohortTrial(id="b", setting=OFF_SETTING)),
+    seeds=(0, 1),
+    rung_steps=(10, 30),
+    divergence_factor=3.0,
+)
+
+
+def lane(seed: int) -> LaneResult:
+    return LaneResult(
+        seed=seed,
+        num_steps=30,
+        value=1.0,
+        divergence_step=None,
+        clip_fraction=0.0,
+        mean_scale=1.0,
+        norms=None,
+        num_non_finite=0,
+        seconds=0.0,
+    )
+
+
+def rung(trial_id: str = "a", seed: int = 0, step: int = 10, pruned: tuple[str, ...] = ()) -> RungReached:
+    return RungReached(
+        index=0, step=step, values=(LaneValue(trial_id=trial_id, seed=seed, value=1.0),), pruned=pruned
+    )
+
+
+def ended(trial_id: str, *seeds: int) -> TrialEnded:
+    return TrialEnded(trial_id=trial_id, state="complete", lanes=tuple(map(lane, seeds)))
+
+
+def test_events_of_the_cohort_pass() -> None:
+    require_belonging(COHORT, [rung(), rung("b", 1, 30, ("a",)), ended("a", 0, 1), Done()])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        rung("c"),
+        rung(seed=2),
+        rung(step=11),
+        rung(pruned=("c",)),
+        ended("c", 0, 1),
+        ended("a", 0),
+        ended("a", 1, 0),
+        ended("a", 0, 1, 2),
+    ],
+)
+def test_event_about_something_else_is_bad_output(message: RungReached | TrialEnded) -> None:
+    with pytest.raises(TrainingError, match="not of its cohort") as caught:
+        require_belonging(COHORT, [message])
+    assert caught.value.cause == "bad_output"

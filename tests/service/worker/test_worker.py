@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Iterator
 
@@ -109,3 +110,12 @@ def test_bug_of_ours_fails_the_job_at_the_last_attempt(
         assert found is not None
         lease = found
     assert job_of(database, lease).state == JobState.FAILED
+
+
+def test_many_attempts_do_not_wait_for_ever(database: Database, queue: Queue, worker: Worker) -> None:
+    lease = dataclasses.replace(acquired(database, queue, worker), attempt=60, max_attempts=100)
+    worker._conclude(lease, Ending(ValueError("again")))
+    job = job_of(database, lease)
+    assert job.state == JobState.QUEUED
+    # Five minutes at most, in milliseconds; the job was created less than a minute ago.
+    assert job.run_after - job.created_at < 6 * 60 * 1000

@@ -1,0 +1,162 @@
+"""The table under a finished study: what it says for each verdict, and what it must not say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from service.cli.summary import recommendation_lines
+from service.schemas import RecommendationOut
+from tuner.evidence import Estimate, NormSketch, PairedDifference, Verdict
+from tuner.spec import OFF_SETTING, ClipSetting
+
+BEST = ClipSetting(method="global_norm", threshold=0.25)
+NORMS = NormSketch(median=0.5, q90=0.75, q99=1.0, max=2.0)
+
+
+def estimate(mean: float | None, *, diverged: int = 0) -> Estimate:
+    num_seeds = 0 if mean is None else 5 - diverged
+    return Estimate(
+        mean=mean,
+        standard_error=0.01 if num_seeds > 1 else None,
+        num_seeds=num_seeds,
+        num_diverged=diverged,
+    )
+
+
+def found(verdict: Verdict, setting: ClipSetting = BEST, **changes: Any) -> RecommendationOut:
+    difference = PairedDifference(mean=-0.5, low=-0.75, high=-0.25, num_pairs=5)
+    values: dict[str, Any] = {
+        "id": "i",
+        "study_id": "s",
+        "workload": "charlm-rnn",
+        "fingerprint": "f",
+        "parameters": {},
+        "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "verdict": verdict,
+        "setting": setting,
+        "threshold_name": None if setting.is_off else "max_norm",
+        "threshold_unit": "" if setting.is_off else "gradient norm (L2, before clipping)",
+        "interval": None if setting.is_off else (0.125, 0.5),
+        "reason": "A sentence.",
+        "best": BEST,
+        "value": estimate(1.5),
+        "off": estimate(2.0),
+        "difference": difference,
+        "against_current": None,
+        "clip_fraction": 0.5,
+        "mean_scale": 0.75,
+        "norms": NORMS,
+        "kappa": 0.5,
+        "objective": "val_loss",
+        "num_trials": 8,
+        "num_diverged_trials": 1,
+        "lane_steps": 100,
+        "full_runs": 2.0,
+        "train_seconds": 3.0,
+        "snippets": {"pytorch": "torch_snippet", "lightning": "lightning_snippet"},
+        "provenance": {},
+    }
+    return RecommendationOut(**values | changes)
+
+
+def table(recommendation: RecommendationOut) -> list[tuple[str, str]]:
+    """Label and text of each line."""
+    lines = recommendation_lines(recommendation)
+    assert all(line.startswith(" ") and len(line) <= 120 for line in lines)
+    return [(line[1:12].strip(), line[12:]) for line in lines]
+
+
+def test_clip_says_what_to_use() -> None:
+    assert table(found(Verdict.CLIP)) == [
+        ("verdict", "CLIP"),
+        ("", "A sentence."),
+        ("method", "global_norm   (gradient norm (L2, before clipping))"),
+        ("threshold", "max_norm = 0.25   as good: 0.125 to 0.5   kappa 0.5"),
+        ("val_loss", "global_norm:0.25 1.5000 +- 0.0100   off 2.0000 +- 0.0100"),
+        ("", "difference from off -0.5000   95 % interval [-0.7500, -0.2500]   5 seeds (paired t)"),
+        ("engages", "50% of steps clipped, mean scale 0.75   (under global_norm:0.25)"),
+        ("norms", "median 0.5   q90 0.75   max 2   (before clipping)"),
+        ("diverged", "1 of 8 settings had a diverged seed"),
+        ("cost", "2.0 full runs, 3.0 s of training"),
+        ("use it", "pytorch: torch_snippet"),
+        ("", "lightning: lightning_snippet"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "headline"),
+    [(Verdict.NO_DIFFERENCE, "NO DIFFERENCE"), (Verdict.DO_NOT_CLIP, "DO NOT CLIP")],
+)
+def test_off_is_a_setting_to_use_without_a_threshold(verdict: Verdict, headline: str) -> None:
+    rows = table(found(verdict, OFF_SETTING))
+    assert rows[0] == ("verdict", headline)
+    assert ("method", "none (train without clipping)") in rows
+    assert ("use it", "pytorch: torch_snippet") in rows
+    assert "threshold" not in dict(rows)
+    # The figures are those of the best clip setting, and say so.
+    assert dict(rows)["engages"].endswith("(under global_norm:0.25)")
+
+
+def test_inconclusive_setting_is_the_best_seen_and_not_what_to_use() -> None:
+    for setting, method in [
+        (BEST, "global_norm   (gradient norm (L2, before clipping))   best seen, not settled"),
+        (OFF_SETTING, "none (train without clipping)   best seen, not settled"),
+    ]:
+        rows = table(found(Verdict.INCONCLUSIVE, setting))
+        assert rows[0] == ("verdict", "INCONCLUSIVE")
+        assert ("method", method) in rows
+        assert ("best seen", "pytorch: torch_snippet") in rows
+        assert "use it" not in dict(rows)
+
+
+def test_without_a_best_nothing_is_claimed_of_it() -> None:
+    nothing = dict.fromkeys(("best", "value", "difference", "clip_fraction", "mean_scale", "norms", "kappa"))
+    rows = table(found(Verdict.INCONCLUSIVE, OFF_SETTING, off=estimate(None, diverged=5), **nothing))
+    assert ("method", "none (train without clipping)   not settled") in rows
+    assert ("val_loss", "off diverged in all 5 seeds") in rows
+    assert ("unsettled", "pytorch: torch_snippet") in rows
+    assert not {"engages", "norms", "threshold", "best seen", "use it"} & set(dict(rows))
+
+
+def test_off_that_diverged_in_every_seed_leaves_no_difference() -> None:
+    rows = table(found(Verdict.CLIP, off=estimate(None, diverged=5), difference=None))
+    assert ("val_loss", "global_norm:0.25 1.5000 +- 0.0100   off diverged in all 5 seeds") in rows
+    assert not [text for _, text in rows if text.startswith("difference")]
+
+
+def test_off_that_has_not_ended_is_not_called_diverged() -> None:
+    rows = table(found(Verdict.INCONCLUSIVE, off=estimate(None), difference=None))
+    assert ("val_loss", "global_norm:0.25 1.5000 +- 0.0100   off no result") in rows
+
+
+def test_missing_interval_of_thresholds_is_left_out() -> None:
+    assert ("threshold", "max_norm = 0.25   kappa 0.5") in table(found(Verdict.CLIP, interval=None))
+
+
+def test_long_rows_are_broken_between_their_parts() -> None:
+    difference = PairedDifference(
+        mean=-3.4306,
+        low=-10.6175,
+        high=3.7562,
+        num_pairs=3,
+        test="paired t, Bonferroni over 12 settings",
+    )
+    rows = table(
+        found(
+            Verdict.CLIP,
+            off=estimate(5.0, diverged=2),
+            difference=difference,
+            reason="word " * 50,
+            objective="validation loss",
+        )
+    )
+    at = rows.index(("", "difference from off -3.4306   95 % interval [-10.6175, +3.7562]   3 seeds"))
+    assert rows[at + 1] == ("", "(paired t, Bonferroni over 12 settings)   surviving seeds only")
+    assert sum(text.startswith("word") for _, text in rows) == 3
+    assert any(
+        line.startswith(" validation loss global_norm")
+        for line in recommendation_lines(found(Verdict.CLIP, objective="validation loss"))
+    )
