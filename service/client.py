@@ -45,17 +45,12 @@ from tuner.spec import StudySpec
 
 Answer = TypeVar("Answer")
 
-_ERRORS: dict[int, type[ProblemError]] = {
-    401: UnauthorizedError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    409: ConflictError,
-}
+_ERRORS = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError, 409: ConflictError}
 #: Waits before the second and the third try of a request, in seconds.
 _RETRY_WAITS = (0.1, 0.4)
 #: Waits before reconnecting to an event stream, in seconds; the last one repeats.
 _RECONNECT_WAITS = (0.1, 0.5, 1.0, 2.0, 5.0)
-#: Reconnections in a row without a single event or ping before `Client.events` gives up.
+#: Reconnections in a row that found no service, before `Client.events` gives up.
 _MAX_RECONNECTS = 12
 #: The server pings an idle stream every 15 s; three missed pings mean that it is gone.
 _STREAM_SILENCE_SECONDS = 45.0
@@ -181,7 +176,12 @@ class Client:
         return found[0]
 
     def list_studies(self, *, limit: int = 20, cursor: str | None = None) -> Page[StudyOut]:
-        """One page of studies, newest first."""
+        """One page of studies, newest first.
+
+        Args:
+            limit: studies per page, 1 to 100.
+            cursor: ``next_cursor`` of the page before; None gives the first.
+        """
         params = {"limit": limit} | ({"cursor": cursor} if cursor else {})
         return self._call(Page[StudyOut], "GET", "/v1/studies", params=params)
 
@@ -264,7 +264,8 @@ class Client:
     def events(self, study_id: str, after: int | None = None) -> Iterator[EventOut]:
         """What happened to a study and what happens next, until it has ended.
 
-        A cut connection is made again, with the last id seen, so that no event is lost or repeated.
+        A cut connection is made again, with the last id seen, so that no event is lost or repeated. As long as the
+        service answers it goes on, however long nothing happens and however often a proxy cuts the stream.
 
         Args:
             study_id: its id.
@@ -277,13 +278,15 @@ class Client:
             ProblemError: what the service answered instead of a stream.
             UnavailableError: ``service_unreachable`` if it stays away through all reconnections.
         """
-        last, failures, was_done = after, 0, False
+        # `failures` says when to give up, `cuts` how long to wait: a service that answers is asked on, but slowly.
+        last, was_done, failures, cuts = after, False, 0, 0
         while True:
-            cause: Exception | None = None
             try:
                 for event in self._stream(study_id, last):
                     failures = 0
-                    last = event.id
+                    if event is None:
+                        continue
+                    cuts, last = 0, event.id
                     yield event
                     if event.is_terminal:
                         return
@@ -291,25 +294,29 @@ class Client:
                 if was_done:
                     return
                 was_done = self.get_study(study_id).done
+                failures = 0
             except UnavailableError as error:
-                if error.code == "unexpected_response":
+                if error.code == "unexpected_response" or failures >= _MAX_RECONNECTS:
                     raise
-                cause = error
+                failures += 1
             except httpx2.TransportError as error:
-                cause = error
-            if failures >= _MAX_RECONNECTS:
-                raise cause if isinstance(cause, UnavailableError) else self._unreachable(cause)
-            if not was_done:
-                time.sleep(_RECONNECT_WAITS[min(failures, len(_RECONNECT_WAITS) - 1)])
-            failures += 1
+                if failures >= _MAX_RECONNECTS:
+                    raise self._unreachable(error) from error
+                failures += 1
+            if failures or not was_done:
+                time.sleep(_RECONNECT_WAITS[min(cuts, len(_RECONNECT_WAITS) - 1)])
+            cuts += 1
 
-    def _stream(self, study_id: str, after: int | None) -> Iterator[EventOut]:
+    def _stream(self, study_id: str, after: int | None) -> Iterator[EventOut | None]:
+        """One connection's events; a None before them says that the service has opened the stream."""
         headers = {} if after is None else {"Last-Event-ID": str(after)}
         timeout = httpx2.Timeout(self._timeout, read=_STREAM_SILENCE_SECONDS)
         with self._http.sse(_path(study_id, "/events"), headers=headers, timeout=timeout) as source:
             if source.response.status_code != 200:
                 source.response.read()
                 raise self._problem(source.response)
+            if source.response.headers.get("content-type", "").startswith("text/event-stream"):
+                yield None
             for event in source:
                 if event.data:
                     yield EventOut.model_validate_json(event.data)

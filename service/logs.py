@@ -16,7 +16,12 @@ import structlog
 from service.settings import Settings
 
 _SECRETS = re.compile(
-    r"cliptune_[a-z]+_[0-9A-Za-z]{8}_[0-9A-Za-z]+(_[0-9A-Za-z]+)?|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
+    r"cliptune_[a-z]+_[0-9A-Za-z]{8}_[0-9A-Za-z]+(_[0-9A-Za-z]+)?"
+    # A password may hold a bare "/" or "@", which SQLAlchemy accepts: everything up to the last "@" of the word.
+    # The second form takes a password with a quote in it, at which the first one stops.
+    r"|(?<=://)[^\s\"'/:]*:[^\s\"']+(?=@)|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
+    r"|(?P<name>password=)('[^']*'|[^&\s\"']+)",
+    re.IGNORECASE,
 )
 
 
@@ -54,5 +59,16 @@ def redact(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutable
 
 
 def without_secrets(text: str) -> str:
-    """A text with every access key, and the user and password of every URL in it, replaced."""
-    return _SECRETS.sub("[redacted]", text)
+    """A text with every access key, every URL's user and password, and every ``password=`` in it replaced.
+
+    Args:
+        text: any text; a URL in it ends at white space or a quote.
+
+    Returns:
+        The text. Where it is not clear what is a password, too much is replaced and not too little.
+
+    Example:
+        >>> without_secrets("postgresql://me:p@ss/w@host/db and postgresql://host/db?user=me&password=secret")
+        'postgresql://[redacted]@host/db and postgresql://host/db?user=me&password=[redacted]'
+    """
+    return _SECRETS.sub(lambda found: f"{found['name'] or ''}[redacted]", text)

@@ -152,7 +152,16 @@ def find(
 
 
 def get(session: Session, *, tenant_id: str, recommendation_id: str) -> dict[str, Any] | None:
-    """A recommendation as JSON values, or None."""
+    """A recommendation by its id.
+
+    Args:
+        session: any transaction.
+        tenant_id: whose recommendations.
+        recommendation_id: as `store` gave it.
+
+    Returns:
+        A `RecommendationOut` as JSON values; None if the tenant has none of that id.
+    """
     statement = select(RecommendationRow.body).where(
         RecommendationRow.id == recommendation_id, RecommendationRow.tenant_id == tenant_id
     )
@@ -160,7 +169,16 @@ def get(session: Session, *, tenant_id: str, recommendation_id: str) -> dict[str
 
 
 def find_of_study(session: Session, *, tenant_id: str, study_id: str) -> dict[str, Any] | None:
-    """A study's recommendation as JSON values, or None while it has none."""
+    """The recommendation that a study ended with.
+
+    Args:
+        session: any transaction.
+        tenant_id: whose study.
+        study_id: the study.
+
+    Returns:
+        A `RecommendationOut` as JSON values; None while the study has none, and if the tenant has no such study.
+    """
     statement = select(RecommendationRow.body).where(
         RecommendationRow.study_id == study_id, RecommendationRow.tenant_id == tenant_id
     )

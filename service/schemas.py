@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.states import JobState
 from tuner.errors import SpecError
 from tuner.evidence import Estimate, LaneResult, NormSketch, PairedDifference, TrialState, Verdict
-from tuner.spec import ClipSetting, ParameterValue, StudySpec
+from tuner.parameters import ParameterValue
+from tuner.spec import ClipSetting, StudySpec
 
 Item = TypeVar("Item")
 
@@ -158,7 +159,7 @@ class StudyOut(Model):
         state: state of its job.
         done: whether the state is final; then exactly one of ``result`` and ``error`` is set.
         spec: the question with every default written out.
-        attempt: executions so far, the current one included.
+        attempt: executions that ended in an error, the current one included; lost and interrupted ones are not.
         num_trials_ended: settings whose evaluation has ended, pruned and failed ones included.
         reference: gradient norms that the probe measured, before clipping; None before the probe.
     """

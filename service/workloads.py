@@ -17,27 +17,26 @@ from service.db.models import WorkloadRow
 from service.db.upsert import insert_into
 from service.schemas import WorkloadOut
 from tuner.errors import SpecError, UnknownWorkloadError
-from tuner.spec import ParameterField, ParameterValue, resolve_parameters
+from tuner.parameters import ParameterField, ParameterValue, WorkloadDescription, resolve_parameters
 
 
-def publish_workloads(session: Session, descriptions: Iterable[Mapping[str, Any]], now: int) -> None:
+def publish_workloads(session: Session, descriptions: Iterable[WorkloadDescription], now: int) -> None:
     """Register what a worker can train; the newest description of a name wins.
 
     Args:
         session: a `Database.write` transaction.
-        descriptions: ``name``, ``description``, ``objective`` and ``parameters`` (a list of
-            `tuner.spec.ParameterField`) each.
+        descriptions: of all its workloads.
         now: milliseconds since 1970.
     """
     # In the order of their names: two workers that start together must not wait for each other in a circle.
-    for each in sorted(descriptions, key=lambda one: str(one["name"])):
+    for each in sorted(descriptions, key=lambda one: one.name):
         described = {
-            "description": each["description"],
-            "objective": each["objective"],
-            "parameters": [dataclasses.asdict(field) for field in each["parameters"]],
+            "description": each.description,
+            "objective": each.objective,
+            "parameters": [dataclasses.asdict(field) for field in each.parameters],
             "updated_at": now,
         }
-        statement = insert_into(session, WorkloadRow).values(name=each["name"], **described)
+        statement = insert_into(session, WorkloadRow).values(name=each.name, **described)
         session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=described))
 
 
@@ -50,19 +49,15 @@ def list_workloads(session: Session) -> list[WorkloadOut]:
     Returns:
         Their descriptions, parameters as JSON Schema.
     """
-    rows = session.execute(select(WorkloadRow).order_by(WorkloadRow.name)).scalars()
+    rows = session.scalars(select(WorkloadRow).order_by(WorkloadRow.name))
     return [
         WorkloadOut(
-            name=row.name,
-            description=row.description,
-            objective=row.objective,
-            parameters={
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {field.name: field.to_schema() for field in _fields(row)},
-            },
+            name=each.name,
+            description=each.description,
+            objective=each.objective,
+            parameters=each.to_schema(),
         )
-        for row in rows
+        for each in map(_description, rows)
     ]
 
 
@@ -85,13 +80,16 @@ def resolve(session: Session, workload: str, given: Mapping[str, Any]) -> dict[s
     if row is None:
         raise UnknownWorkloadError(workload, session.execute(select(WorkloadRow.name)).scalars())
     try:
-        return resolve_parameters(_fields(row), given)
+        return resolve_parameters(_description(row).parameters, given)
     except OverflowError:
         raise SpecError("parameters", "hold a number that is too large; give one below 1e308") from None
 
 
-def _fields(row: WorkloadRow) -> list[ParameterField]:
-    return [
+def _description(row: WorkloadRow) -> WorkloadDescription:
+    fields = (
         ParameterField(**each | {"choices": None if each["choices"] is None else tuple(each["choices"])})
         for each in row.parameters
-    ]
+    )
+    return WorkloadDescription(
+        name=row.name, description=row.description, objective=row.objective, parameters=tuple(fields)
+    )

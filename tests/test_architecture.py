@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -147,3 +151,65 @@ def test_every_module_says_what_it_is_for() -> None:
     ]
     # Migrations are named by what they do, and Alembic's own template documents them.
     assert not [name for name in silent if "migrations" not in name]
+
+
+def test_what_the_tests_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = [
+        *project["dependencies"],
+        *(need for each in project["optional-dependencies"].values() for need in each),
+    ]
+    declared = {re.split(r"[^\w.-]", need)[0].lower() for need in needs}
+    nodes = [
+        node for file in (ROOT / "tests").rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))
+    ]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    imported = {name.partition(".")[0] for name in names}
+    distributions = packages_distributions()
+    undeclared = {
+        name
+        for name in imported - set(sys.stdlib_module_names)
+        if name in distributions and not {each.lower() for each in distributions[name]} & declared
+    }
+    # What comes with a declared package by its own contract.
+    assert undeclared - {"_pytest", "anyio"} == set()
+
+
+@pytest.fixture
+def ci_machine(tmp_path: Path) -> Path:
+    """A folder for PATH in which make and apt-get tell what they were asked, and curl is missing."""
+    for name in ("bash", "dirname", "ls"):
+        found = shutil.which(name)
+        assert found is not None
+        (tmp_path / name).symlink_to(found)
+    for name, script in {
+        "make": 'echo "make $* CI=$CI"',
+        "apt-get": 'echo "apt-get $*"',
+        "initdb": ":",
+    }.items():
+        (tmp_path / name).write_text(f"#!{tmp_path}/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def run_ci(machine: Path) -> list[str]:
+    environment = {"PATH": str(machine)}
+    done = subprocess.run(
+        [machine / "bash", ROOT / ".ci" / "run"], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_ci_makes_what_is_missing_a_failure(ci_machine: Path) -> None:
+    assert run_ci(ci_machine)[-2:] == ["make check CI=1", "make test CI=1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs packages")
+def test_ci_installs_curl_where_it_may(ci_machine: Path) -> None:
+    assert run_ci(ci_machine)[:2] == [
+        "apt-get update -q",
+        "apt-get install -yq --no-install-recommends curl",
+    ]
+    (ci_machine / "apt-get").unlink()
+    assert run_ci(ci_machine) == ["make check CI=1", "make test CI=1"]

@@ -152,14 +152,15 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """Mean over seeds of (recommended setting - other setting); negative favours the recommended one.
+    """Mean over seeds of (best clip setting - other setting); negative favours the best.
 
     Attributes:
         mean: mean difference of the objective.
-        low: lower end of the 95 % confidence interval.
-        high: upper end.
+        low: lower end of the simultaneous 95 % confidence interval: if the best was chosen among N settings on these
+            same seeds, the quantile is that of 1 - 0.025 / N (Bonferroni), so that the choice is allowed for.
+        high: upper end of the same interval.
         num_pairs: seeds in which both have a value, at least 2.
-        test: how the interval was computed.
+        test: how the interval was computed, for example ``paired t, Bonferroni over 6 settings``.
     """
 
     mean: float

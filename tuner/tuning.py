@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuner.evidence import Recommendation, Trial, TrialState
+from tuner.parameters import ParameterValue
 from tuner.search.planning import plan_cohort
 from tuner.search.pruning import median_prune
 from tuner.search.recommendation import recommend
 from tuner.search.search import Search
-from tuner.spec import ClipSetting, ParameterValue, StudySpec, study_spec
+from tuner.spec import ClipSetting, StudySpec, study_spec
 from tuner.training.cohort import Event, ProbeMeasured, RungReached, TrialEnded
 from tuner.training.loop import train_cohort
 from tuner.training.probe import measure_reference

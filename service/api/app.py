@@ -103,7 +103,7 @@ def _operation_id(route: APIRoute) -> str:
 
 
 async def _repeat(action: Callable[[], Any], seconds: float) -> None:
-    """Do something in the thread pool every so often, through outages of the database."""
+    """Do something in the thread pool every so often, through outages of the database and through bugs."""
     while True:
         await asyncio.sleep(seconds)
         try:
@@ -112,3 +112,7 @@ async def _repeat(action: Callable[[], Any], seconds: float) -> None:
             _log.warning(
                 "housekeeping failed", action="housekeeping_failed", error=str(getattr(error, "orig", error))
             )
+        except Exception as error:
+            # Nobody awaits this task before the shutdown: an error that ended it would end the reaping of lost
+            # leases without a sign. It is logged with its traceback instead, and the next round comes.
+            _log.error("housekeeping broke", action="housekeeping_failed", exc_info=error)

@@ -6,6 +6,7 @@ so that even a bug or an oversized body is a problem document.
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import re
 import time
@@ -129,11 +130,32 @@ class _Answer:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str] | None:
-    """The names that a Host header may carry, lower case; None if any may."""
-    extra = {name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip()}
+    """The names that a Host header may carry, as `bracketed` writes them; None if any may."""
+    extra = {name.strip() for name in settings.allowed_hosts.split(",") if name.strip()}
     if "*" in extra:
         return None
-    return frozenset(extra | {settings.host.lower(), "localhost", "127.0.0.1", "[::1]"})
+    return frozenset(bracketed(name) for name in {*extra, settings.host, "localhost", "127.0.0.1", "::1"})
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in a URL and in a Host header, the same for every spelling: lower case, IPv6 in brackets.
+
+    Args:
+        host: a name or an address, without a port; an IPv6 address may have its brackets already.
+
+    Returns:
+        The host; what is no IPv6 address is only put in lower case.
+
+    Example:
+        >>> bracketed("Example.org"), bracketed("0:0:0:0:0:0:0:1"), bracketed("[2001:DB8::1]")
+        ('example.org', '[::1]', '[2001:db8::1]')
+    """
+    name = host.lower()
+    try:
+        address = ipaddress.IPv6Address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return name
+    return f"[{address.compressed}]"
 
 
 def _host_name(header: str) -> str:
@@ -145,5 +167,5 @@ def _host_name(header: str) -> str:
     """
     host = header.strip().lower()
     if host.startswith("["):
-        return host.partition("]")[0] + "]"
+        return bracketed(host.partition("]")[0] + "]")
     return host.partition(":")[0]

@@ -13,8 +13,10 @@ from service.schemas import RecommendationOut, TrialOut
 from tuner.evidence import Estimate, PairedDifference, TrialState, Verdict
 from tuner.spec import ClipSetting
 
-#: Width of the table's text column.
-_COLUMNS = 100
+#: Width at which a text is broken, and up to which it is left alone: with the label, 120 columns.
+_COLUMNS, _LONGEST = 100, 108
+#: A space at which no line is broken.
+_TIED = "\0"
 
 _HEADLINES = {
     Verdict.CLIP: "CLIP",
@@ -31,14 +33,11 @@ def recommendation_lines(found: RecommendationOut) -> list[str]:
         found: the recommendation.
 
     Returns:
-        Lines without colour; the label column is 11 wide.
+        Lines without colour, at most 120 columns; the label column is 11 wide. The setting of an inconclusive study
+        is called the best seen, never what to use.
     """
     rows = [("verdict", _HEADLINES[found.verdict]), ("", found.reason)]
-    if found.setting.is_off:
-        rows.append(("method", "none (train without clipping)"))
-    else:
-        rows.append(("method", f"{found.setting.method}   ({found.threshold_unit})"))
-        rows.append(("threshold", _threshold(found)))
+    rows += _setting_rows(found)
     rows.append((found.objective, _against_off(found)))
     if found.difference is not None:
         surviving = "   surviving seeds only" if found.off.num_diverged else ""
@@ -55,9 +54,12 @@ def recommendation_lines(found: RecommendationOut) -> list[str]:
         ("diverged", f"{found.num_diverged_trials} of {found.num_trials} settings had a diverged seed")
     )
     rows.append(("cost", f"{found.full_runs:.1f} full runs, {found.train_seconds:.1f} s of training"))
+    label = "use it"
+    if found.verdict is Verdict.INCONCLUSIVE:
+        label = "unsettled" if found.best is None else "best seen"
     for framework, snippet in found.snippets.items():
-        rows.append(("use it" if framework == next(iter(found.snippets)) else "", f"{framework}: {snippet}"))
-    return [f" {label if first else '':<11}{part}" for label, text in rows for first, part in _wrapped(text)]
+        rows.append((label if framework == next(iter(found.snippets)) else "", f"{framework}: {snippet}"))
+    return [f" {label if first else '':<10} {part}" for label, text in rows for first, part in _wrapped(text)]
 
 
 def chart_lines(
@@ -116,11 +118,23 @@ def trial_lines(trials: Sequence[TrialOut]) -> list[str]:
 
 def _wrapped(text: str) -> list[tuple[bool, str]]:
     """Lines of a cell, the first one marked; only sentences are long enough to be broken."""
-    if len(text) <= _COLUMNS + 10:
-        return [(True, text)]
+    if len(text) <= _LONGEST:
+        return [(True, text.replace(_TIED, " "))]
     # A number and its percent sign stay together.
-    parts = textwrap.wrap(text.replace(" %", "\0%"), _COLUMNS, break_on_hyphens=False)
-    return [(index == 0, part.replace("\0", " ")) for index, part in enumerate(parts)]
+    parts = textwrap.wrap(text.replace(" %", f"{_TIED}%"), _COLUMNS, break_on_hyphens=False)
+    return [(index == 0, part.replace(_TIED, " ")) for index, part in enumerate(parts)]
+
+
+def _setting_rows(found: RecommendationOut) -> list[tuple[str, str]]:
+    doubt = ""
+    if found.verdict is Verdict.INCONCLUSIVE:
+        doubt = "   not settled" if found.best is None else "   best seen, not settled"
+    if found.setting.is_off:
+        return [("method", f"none (train without clipping){doubt}")]
+    return [
+        ("method", f"{found.setting.method}   ({found.threshold_unit}){doubt}"),
+        ("threshold", _threshold(found)),
+    ]
 
 
 def _threshold(found: RecommendationOut) -> str:
@@ -138,6 +152,8 @@ def _against_off(found: RecommendationOut) -> str:
 
 
 def _estimate(estimate: Estimate) -> str:
+    if estimate.mean is None and not estimate.num_diverged:
+        return "no result"
     if estimate.mean is None:
         return f"diverged in all {estimate.num_diverged} seeds"
     text = f"{estimate.mean:.4f}"
@@ -150,4 +166,5 @@ def _estimate(estimate: Estimate) -> str:
 
 def _difference(difference: PairedDifference) -> str:
     interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
-    return f"{difference.mean:+.4f}   95 % interval {interval}   {difference.num_pairs} seeds ({difference.test})"
+    test = f"({difference.test})".replace(" ", _TIED)
+    return f"{difference.mean:+.4f}   95 % interval {interval}   {difference.num_pairs} seeds {test}"

@@ -25,7 +25,7 @@ class Cause(StrEnum):
     DIVERGED = "diverged"
     """The loss or a norm became non-finite, or passed the bound: a result."""
     BUG = "bug"
-    """The training process raised, or ended with an exit code."""
+    """The training process raised, or ended with an exit code or by another signal."""
     STALL = "stall"
     """No step was reported for the stall timeout."""
     BAD_OUTPUT = "bad_output"

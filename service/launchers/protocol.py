@@ -19,7 +19,7 @@ from pydantic_core import from_json
 
 from service.errors import TrainingError
 from tuner.evidence import Reference
-from tuner.spec import ParameterField
+from tuner.parameters import WorkloadDescription
 from tuner.training.cohort import ProbeMeasured, Progressed, RungReached, TrialEnded
 
 #: Longest accepted line: a rung of the largest cohort, 1000 trials x 32 seeds, has 2.8 MB.
@@ -44,16 +44,6 @@ class Ready:
     threads: int
     seconds: float
     kind: Literal["ready"] = "ready"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkloadDescription:
-    """A registered workload, as the API shows it."""
-
-    name: str
-    description: str
-    objective: str
-    parameters: tuple[ParameterField, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

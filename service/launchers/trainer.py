@@ -89,7 +89,7 @@ def _answer(request: Mapping[str, Any]) -> Iterator[Any]:
     """The messages of one request, without the closing `Done`."""
     import torch
 
-    from service.launchers.protocol import Catalogue, WorkloadDescription
+    from service.launchers.protocol import Catalogue
     from tuner.search.pruning import median_prune
     from tuner.training.cohort import Cohort, ProbeMeasured
     from tuner.training.loop import train_cohort
@@ -98,17 +98,7 @@ def _answer(request: Mapping[str, Any]) -> Iterator[Any]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if request["kind"] == "describe":
-        yield Catalogue(
-            workloads=tuple(
-                WorkloadDescription(
-                    name=each.name,
-                    description=each.description,
-                    objective=each.objective,
-                    parameters=each.fields,
-                )
-                for each in describe_workloads()
-            )
-        )
+        yield Catalogue(workloads=describe_workloads())
     elif request["kind"] == "probe":
         workload = create_workload(request["workload"], request["parameters"])
         yield ProbeMeasured(reference=measure_reference(workload, request["seeds"], device=device))

@@ -158,7 +158,7 @@ class Worker:
             now = database_now(session)
             long_gone = WorkerRow.seen_at < now - _FORGET_MILLISECONDS
             session.execute(delete(WorkerRow).where(long_gone))
-            publish_workloads(session, [vars(each) for each in catalogue.workloads], now)
+            publish_workloads(session, catalogue.workloads, now)
             session.add(
                 WorkerRow(
                     id=self.id,

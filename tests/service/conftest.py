@@ -25,7 +25,8 @@ from service.settings import Settings
 from service.states import JobState
 from service.workloads import publish_workloads
 from tuner.evidence import Estimate, LaneResult, NormSketch, PairedDifference, Recommendation, Verdict
-from tuner.spec import ClipSetting, ParameterField, study_spec
+from tuner.parameters import ParameterField, WorkloadDescription
+from tuner.spec import ClipSetting, study_spec
 
 WORKLOAD = "charlm-rnn"
 PARAMETERS = [
@@ -216,12 +217,12 @@ def api(database: Database, settings: Settings) -> Iterator[Api]:
         publish_workloads(
             session,
             [
-                {
-                    "name": WORKLOAD,
-                    "description": "Character model.",
-                    "objective": "validation loss",
-                    "parameters": PARAMETERS,
-                }
+                WorkloadDescription(
+                    name=WORKLOAD,
+                    description="Character model.",
+                    objective="validation loss",
+                    parameters=tuple(PARAMETERS),
+                )
             ],
             database_now(session),
         )

@@ -129,7 +129,7 @@ def test_problems_are_raised_as_their_class(api: Any, client: Client) -> None:
 
 
 def test_a_prefix_must_name_one_study(api: Any, client: Client) -> None:
-    with pytest.raises(NotFoundError, match="cliptune list"):
+    with pytest.raises(NotFoundError, match="cliptune studies"):
         client.find_study("00000000")
     ids = [client.create_study(SPEC).id for _ in range(17)]  # two of 17 share one of 16 first digits
     shared = next(digit for digit in "0123456789abcdef" if sum(one.startswith(digit) for one in ids) > 1)
@@ -225,6 +225,60 @@ def test_events_go_on_after_the_database_failed_the_service(
     monkeypatch.setattr(Database, "read", broken)
     threading.Timer(1.2, lambda: api.queue.finish(api.acquire(), JobState.SUCCEEDED)).start()
     assert [event.kind for event in seen + list(events)] == ["queued", "acquired", "succeeded"]
+
+
+def broken_off() -> Iterator[bytes]:
+    """A stream that a proxy cuts after the first ping."""
+    yield b": ping\n\n"
+    raise httpx2.ReadError("cut")
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda: b": ping\n\n", broken_off, lambda: b""], ids=["ended", "broken off", "empty"]
+)
+def test_a_quiet_study_behind_a_proxy_that_cuts_streams_is_followed_to_its_end(
+    api: Any, monkeypatch: pytest.MonkeyPatch, cut: Any
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("service.client.time.sleep", waits.append)
+    study_id = api.study()["id"]
+    streams = 0
+
+    def proxy(request: httpx2.Request) -> httpx2.Response:
+        nonlocal streams
+        if not request.url.path.endswith("/events"):
+            answer = api.http.request(request.method, request.url.path)
+            return httpx2.Response(answer.status_code, content=answer.content)
+        streams += 1
+        event = '{"id": 7, "kind": "cancelled", "created_at": "2026-01-01T00:00:00Z", "payload": {}}'
+        content = cut() if streams <= 30 else f"id: 7\ndata: {event}\n\n".encode()
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=content)
+
+    with Client("http://x", api.key, transport=httpx2.MockTransport(proxy)) as client:
+        assert [event.kind for event in client.events(study_id)] == ["cancelled"]
+    assert streams == 31
+    # The service is not given up, but it is not asked ten times a second either.
+    assert waits[:6] == [0.1, 0.5, 1.0, 2.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize("html", [False, True], ids=["refused", "another program"])
+def test_events_of_a_service_that_stays_away_end_after_twelve_reconnections(
+    monkeypatch: pytest.MonkeyPatch, html: bool
+) -> None:
+    monkeypatch.setattr("service.client.time.sleep", lambda seconds: None)
+    tries = 0
+
+    def absent(request: httpx2.Request) -> httpx2.Response:
+        nonlocal tries
+        tries += 1
+        if html:
+            return httpx2.Response(200, headers={"content-type": "text/html"}, text="<html>")
+        raise httpx2.ConnectError("refused", request=request)
+
+    transport = httpx2.MockTransport(absent)
+    with Client("http://x", "", transport=transport) as client, pytest.raises(UnavailableError) as caught:
+        list(client.events("00000000-0000-0000-0000-000000000000"))
+    assert (caught.value.code, tries) == ("service_unreachable", 13)
 
 
 def test_events_of_a_study_read_to_its_end_are_none(api: Any, client: Client) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 import structlog
 
-from service.logs import configure_logs
+from service.logs import configure_logs, without_secrets
 from service.settings import Settings
 
 
@@ -29,6 +29,34 @@ def test_keys_and_passwords_are_redacted_in_every_field(capsys: pytest.CaptureFi
     assert "x" * 10 not in line and "canary" not in line
     document = json.loads(line)
     assert document["action"] == "test" and document["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://u:canary@h/db", "postgresql://[redacted]@h/db"),
+        ("postgresql://u:can%40ary%2F1@h/db", "postgresql://[redacted]@h/db"),
+        ("postgresql://u:can@ary/w@h:5432/db", "postgresql://[redacted]@h:5432/db"),
+        ("redis://:canary@h", "redis://[redacted]@h"),
+        ("postgresql://u:can'ary@h/db", "postgresql://[redacted]@h/db"),
+        (
+            "postgresql://h/db?user=u&password=canary&x=1",
+            "postgresql://h/db?user=u&password=[redacted]&x=1",
+        ),
+        ("postgresql://h/db?password=can%26ary%20", "postgresql://h/db?password=[redacted]"),
+        ("host=h PASSWORD='can ary' user=u", "host=h PASSWORD=[redacted] user=u"),
+        # A word ends a URL: what comes after it stays.
+        ("'http://u:canary@h/' asked of me@example.org", "'http://[redacted]@h/' asked of me@example.org"),
+        (
+            "listens on http://h:80/docs, mail me@example.org",
+            "listens on http://h:80/docs, mail me@example.org",
+        ),
+        ('"http://h:80/","me@example.org"', '"http://h:80/","me@example.org"'),
+        ("ssh://git@h/a:b", "ssh://git@h/a:b"),
+    ],
+)
+def test_passwords_are_cut_out_and_nothing_else(text: str, expected: str) -> None:
+    assert without_secrets(text) == expected
 
 
 def test_level_is_honoured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ from service.studies import InvalidCursorError, cursor
 from service.studies.submit import KEEP_IDEMPOTENCY_MS
 from tuner.errors import SpecError, UnknownWorkloadError
 from tuner.evidence import TrialState
-from tuner.spec import OFF_SETTING, ClipSetting, ParameterField
+from tuner.parameters import ParameterField, WorkloadDescription
+from tuner.spec import OFF_SETTING, ClipSetting
 
 
 def test_trials_are_rebuilt_with_rungs_and_lanes(api: Any) -> None:
@@ -110,7 +111,9 @@ def publish(database: Database, description: str = "first") -> None:
         workloads.publish_workloads(
             session,
             [
-                {"name": name, "description": description, "objective": "loss", "parameters": FIELDS}
+                WorkloadDescription(
+                    name=name, description=description, objective="loss", parameters=tuple(FIELDS)
+                )
                 for name in ("w", "v")
             ],
             now=1,

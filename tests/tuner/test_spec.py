@@ -8,16 +8,8 @@ from typing import Any
 import pytest
 
 from tuner.errors import SpecError, UnknownMethodError
-from tuner.spec import (
-    OFF_SETTING,
-    ClipSetting,
-    ParameterField,
-    StudySpec,
-    canonical_digest,
-    resolve_parameters,
-    study_spec,
-    workload_fingerprint,
-)
+from tuner.parameters import ParameterField, resolve_parameters
+from tuner.spec import OFF_SETTING, ClipSetting, StudySpec, canonical_digest, study_spec, workload_fingerprint
 
 NAN, INF = float("nan"), float("inf")
 

@@ -20,19 +20,20 @@ def values_by_seed(trial: Trial) -> dict[int, float | None]:
     return {lane.seed: lane.value for lane in trial.lanes}
 
 
-def paired(one: Trial | None, other: Trial | None) -> PairedDifference | None:
+def paired(one: Trial | None, other: Trial | None, *, num_candidates: int = 1) -> PairedDifference | None:
     """Paired difference of two trials.
 
     Args:
         one: a trial, if there is one.
         other: what it is compared with, likewise.
+        num_candidates: trials among which ``one`` was chosen by the same values, >= 1.
 
     Returns:
         Mean of ``one - other`` with its interval; None without both, or with fewer than two common seeds.
     """
     if one is None or other is None:
         return None
-    return paired_difference(values_by_seed(one), values_by_seed(other))
+    return paired_difference(values_by_seed(one), values_by_seed(other), num_candidates=num_candidates)
 
 
 def equally_good(best: Trial, trials: Iterable[Trial], margin: float) -> tuple[float, float]:
@@ -40,7 +41,8 @@ def equally_good(best: Trial, trials: Iterable[Trial], margin: float) -> tuple[f
 
     Walks from the best to either side, in threshold order, over the trials of its method that were trained to the
     end. A trial that is worse (its 95 % interval entirely above 0 and the mean difference at least the margin) or
-    has a diverged seed ends the stretch; a trial that was pruned without diverging is passed over.
+    has a diverged seed ends the stretch; a trial that was pruned without diverging is passed over. These intervals
+    are one per trial, not corrected for their number: they are about a stretch, not about the verdict.
 
     Args:
         best: a complete trial with a threshold.

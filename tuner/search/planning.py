@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tuner.evidence import Trial, TrialState
+from tuner.parameters import ParameterValue
 from tuner.search.statistics import mean_value
-from tuner.spec import ParameterValue, StudySpec
+from tuner.spec import StudySpec
 from tuner.training.cohort import Cohort, CohortTrial
 
 

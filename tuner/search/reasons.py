@@ -17,6 +17,7 @@ def compared(
     effect: float,
     objective: str,
     seeds: int | None,
+    num_candidates: int,
 ) -> str:
     """Both settings ended in every seed, and their paired difference decided.
 
@@ -30,23 +31,30 @@ def compared(
         effect: the same, relative to *off*.
         objective: name of the objective.
         seeds: about how many seeds would settle an inconclusive comparison; None if more than 1000.
+        num_candidates: clip settings among which the best was chosen by these values, itself included, >= 1.
 
     Returns:
-        One or two sentences.
+        One to three sentences.
     """
     facts = (
         f"{_named(best)} ends at {objective} {_with_error(value)}, off at {_with_error(off)}: difference "
         f"{difference.mean:+.3g} (95 % interval {difference.low:.3g} to {difference.high:.3g}, "
         f"{difference.num_pairs} paired seeds)"
     )
+    chosen = ""
+    if num_candidates > 1:
+        chosen = (
+            f" The best was chosen among {num_candidates} settings on the same seeds, which the interval "
+            "allows for."
+        )
     bound = f"the {effect:.3g} of off that matters to you ({margin:.3g})"
     if verdict in (Verdict.CLIP, Verdict.DO_NOT_CLIP):
-        return f"{facts}, which is not noise and at least {bound.replace('the ', '', 1)}."
+        return f"{facts}. The interval excludes 0, and the difference is at least {bound}.{chosen}"
     if verdict is Verdict.NO_DIFFERENCE:
-        return f"{facts}, which is less than {bound}."
+        return f"{facts}, which is less than {bound}.{chosen}"
     wanted = "more than 1000 seeds" if seeds is None else f"about {seeds} seeds"
     doubt = "may be noise" if difference.low <= 0 <= difference.high else f"may be less or more than {bound}"
-    return f"{facts}, which {doubt}. At this spread {wanted} would settle it."
+    return f"{facts}, which {doubt}.{chosen} At this spread {wanted} would settle it."
 
 
 def off_diverged(best: ClipSetting, value: Estimate, off: Estimate, objective: str) -> str:

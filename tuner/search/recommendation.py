@@ -1,7 +1,8 @@
 """Turn finished trials into an answer with its evidence: pure.
 
 The verdict compares the best clip setting with *off* on the same seeds (see `_Evidence.verdict`). The best of
-many trials is chosen and judged on the same seeds, so its lead is on the optimistic side.
+many trials is chosen and judged on the same seeds, so its mean is on the optimistic side; its interval is widened
+by Bonferroni's correction for the number of trials that it was chosen among.
 """
 
 from __future__ import annotations
@@ -111,14 +112,19 @@ class _Evidence:
         )
 
     @cached_property
+    def candidates(self) -> tuple[Trial, ...]:
+        """The sound trials that ever clipped: what the best is chosen among."""
+        return tuple(trial for trial in self.sound if any(lane.clip_fraction > 0 for lane in trial.lanes))
+
+    @cached_property
     def best(self) -> Trial | None:
-        """The sound trial with the lowest mean among those that ever clipped."""
-        effective = [trial for trial in self.sound if any(lane.clip_fraction > 0 for lane in trial.lanes)]
-        return min(effective, key=_mean, default=None)
+        """The candidate with the lowest mean."""
+        return min(self.candidates, key=_mean, default=None)
 
     @cached_property
     def difference(self) -> PairedDifference | None:
-        return paired(self.best, self.off)
+        """The best against *off*, as wide as having chosen it on the same seeds demands."""
+        return paired(self.best, self.off, num_candidates=len(self.candidates) or 1)
 
     @cached_property
     def margin(self) -> float:
@@ -134,7 +140,7 @@ class _Evidence:
         1. Without an effective clip trial: no difference if *off* is fine and no threshold was ever exceeded, do
            not clip if *off* is fine and every clip setting diverged, otherwise inconclusive.
         2. *off* diverged in at least one seed: clip, because the best setting diverged in none.
-        3. The 95 % interval of the paired difference against the margin.
+        3. The simultaneous 95 % interval of the paired difference against the margin.
         """
         if self.best is None:
             return self._without_best()
@@ -158,6 +164,7 @@ class _Evidence:
             effect=self.spec.effect,
             objective=self.objective,
             seeds=seeds,
+            num_candidates=len(self.candidates),
         )
 
     def _without_best(self) -> tuple[Verdict, str]:
@@ -185,7 +192,12 @@ class _Evidence:
         wanted = mean if mean >= self.margin else self.margin - mean
         if wanted == 0:
             return None
-        return seeds_to_settle(values_by_seed(self.best), values_by_seed(self.off), wanted)
+        return seeds_to_settle(
+            values_by_seed(self.best),
+            values_by_seed(self.off),
+            wanted,
+            num_candidates=len(self.candidates),
+        )
 
     def setting(self, verdict: Verdict) -> ClipSetting:
         """What to train with: the best when clipping is recommended, the best seen when nothing is settled."""
@@ -196,9 +208,12 @@ class _Evidence:
         return self.best.setting
 
     def against_current(self) -> PairedDifference | None:
-        """The best against today's value; None without one, or if it was not trained to the end."""
+        """The best against today's value; None without one, or if it was not trained to the end.
+
+        Corrected like the difference from *off*: the best was chosen among as many, whatever it is compared with.
+        """
         current = next((trial for trial in self._complete if trial.setting == self.spec.current), None)
-        return paired(self.best, current)
+        return paired(self.best, current, num_candidates=len(self.candidates) or 1)
 
 
 def judge(difference: PairedDifference, margin: float) -> Verdict:

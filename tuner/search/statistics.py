@@ -54,19 +54,23 @@ def mean_value(values: Iterable[float | None]) -> float:
 
 
 def paired_difference(
-    one: Mapping[int, float | None], other: Mapping[int, float | None]
+    one: Mapping[int, float | None], other: Mapping[int, float | None], *, num_candidates: int = 1
 ) -> PairedDifference | None:
     """Mean of ``one - other`` over common seeds, with a 95 % t interval.
 
     Args:
         one: objective by seed; None = diverged.
         other: the same of what it is compared with.
+        num_candidates: settings among which ``one`` was chosen by these same values, >= 1. With more than one the
+            interval is simultaneous: in 95 % of studies it would hold for every one of them.
 
     Returns:
         The difference; None with fewer than two seeds in which both have a value.
 
     Source:
         Student (1908), https://doi.org/10.1093/biomet/6.1.1: a one-sample t interval on paired differences.
+        Dunn (1961), https://doi.org/10.1080/01621459.1961.10482090: with the quantile at 1 - 0.025 / N
+        (Bonferroni) N such intervals hold together, whatever the dependence between them.
 
     Example:
         >>> paired_difference({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0})
@@ -76,8 +80,11 @@ def paired_difference(
     if len(differences) < 2:
         return None
     mean = statistics.fmean(differences)
-    half = _half_width(statistics.stdev(differences), len(differences))
-    return PairedDifference(mean=mean, low=mean - half, high=mean + half, num_pairs=len(differences))
+    half = _half_width(statistics.stdev(differences), len(differences), num_candidates)
+    test = "paired t" if num_candidates == 1 else f"paired t, Bonferroni over {num_candidates} settings"
+    return PairedDifference(
+        mean=mean, low=mean - half, high=mean + half, num_pairs=len(differences), test=test
+    )
 
 
 def seeds_to_settle(
@@ -85,6 +92,7 @@ def seeds_to_settle(
     other: Mapping[int, float | None],
     half_width: float,
     *,
+    num_candidates: int = 1,
     limit: int = 1000,
 ) -> int | None:
     """About how many paired seeds give an interval of a wanted half width, if the spread stays as it is.
@@ -93,13 +101,21 @@ def seeds_to_settle(
         one: objective by seed.
         other: the same of what it is compared with; at least two seeds in common.
         half_width: wanted, > 0, in the objective's unit.
+        num_candidates: settings among which ``one`` was chosen, >= 1, as for `paired_difference`.
         limit: largest number to consider.
 
     Returns:
         The smallest sufficient number of seeds, at least 2; None beyond the limit.
     """
     deviation = statistics.stdev(_differences(one, other))
-    return next((count for count in range(2, limit + 1) if _half_width(deviation, count) <= half_width), None)
+    return next(
+        (
+            count
+            for count in range(2, limit + 1)
+            if _half_width(deviation, count, num_candidates) <= half_width
+        ),
+        None,
+    )
 
 
 def t_quantile(probability: float, degrees: int) -> float:
@@ -126,5 +142,6 @@ def _differences(one: Mapping[int, float | None], other: Mapping[int, float | No
     return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
 
 
-def _half_width(deviation: float, count: int) -> float:
-    return t_quantile((1 + CONFIDENCE) / 2, count - 1) * deviation / math.sqrt(count)
+def _half_width(deviation: float, count: int, num_candidates: int) -> float:
+    tail = (1 - CONFIDENCE) / 2 / num_candidates
+    return t_quantile(1 - tail, count - 1) * deviation / math.sqrt(count)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tuner.evidence import LaneResult, Reference
-from tuner.spec import ClipSetting, ParameterValue
+from tuner.parameters import ParameterValue
+from tuner.spec import ClipSetting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tuner.optimizers import OptimizerSetting
-from tuner.spec import ParameterField, ParameterValue, resolve_parameters
+from tuner.parameters import ParameterField, ParameterValue, resolve_parameters
 
 if TYPE_CHECKING:
     from tuner.workloads.parts import PartsWorkload

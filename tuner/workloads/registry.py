@@ -6,13 +6,11 @@ A workload is registered as ``module:Class`` and imported when it is first used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
 
 from tuner.errors import UnknownWorkloadError
-from tuner.spec import ParameterField, ParameterValue
+from tuner.parameters import ParameterValue, WorkloadDescription
 from tuner.workloads.base import AnyWorkload
 
 WORKLOADS: Mapping[str, str] = MappingProxyType(
@@ -21,31 +19,6 @@ WORKLOADS: Mapping[str, str] = MappingProxyType(
         "digits-mlp": "tuner.workloads.digits_mlp:DigitsMlp",
     }
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkloadDescription:
-    """What is known of a workload without running it.
-
-    Attributes:
-        name: as in a study's ``workload``.
-        description: one sentence.
-        objective: name of the number that is minimized.
-        fields: its parameters.
-    """
-
-    name: str
-    description: str
-    objective: str
-    fields: tuple[ParameterField, ...]
-
-    def to_schema(self) -> dict[str, Any]:
-        """The parameters as a JSON Schema object."""
-        return {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {field.name: field.to_schema() for field in self.fields},
-        }
 
 
 def get_workload(name: str) -> type[AnyWorkload]:
@@ -108,7 +81,7 @@ def describe_workloads() -> tuple[WorkloadDescription, ...]:
             name=each.name,
             description=each.description,
             objective=each.objective,
-            fields=each.parameter_fields(),
+            parameters=each.parameter_fields(),
         )
         for each in classes
     )

@@ -92,7 +92,9 @@ def test_a_request_id_of_another_form_is_replaced(api: Any, given: str) -> None:
 
 def test_the_lifespan_ends_expired_leases_and_notes_use(database: Database, tmp_path: Path, api: Any) -> None:
     study = api.study()
-    settings = Settings(home=tmp_path, reap_seconds=0.05, lease_seconds=0.2, renew_seconds=0.05)
+    settings = Settings(
+        home=tmp_path, reap_seconds=0.05, lease_seconds=0.2, renew_seconds=0.05, kill_grace_seconds=0.01
+    )
     from service.jobs.queue import Queue
 
     Queue(database, lease_seconds=0.05).acquire("w", ["study"])

@@ -1,9 +1,13 @@
-"""Verdicts, as tables with their arithmetic. Half width with 3 seeds: 4.3027 / root 3 = 2.4842 deviations."""
+"""Verdicts, as tables with their arithmetic. Half width with 3 seeds: 4.3027 / root 3 = 2.4842 deviations.
+
+That is for a single candidate. Chosen among 2 it is 6.2053 / root 3 = 3.5826 deviations (quantile at 1 - 0.025 / 2).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from tuner.errors import NoTrialsError
 from tuner.evidence import PairedDifference, Reference, Trial, TrialState, Verdict
 from tuner.search.recommendation import judge, recommend
+from tuner.search.statistics import paired_difference
 from tuner.spec import ClipSetting, StudySpec
 
 MakeTrial = Callable[..., Trial]
@@ -69,6 +74,83 @@ def test_verdict_of_a_paired_comparison(
     assert (found.interval is None) == (setting == "none")
     assert "value 1 ends at val_loss" in found.reason
     assert "off at 2.1 +- 0.058" in found.reason
+
+
+def test_interval_allows_for_the_choice_among_candidates(reference: Reference, trial: MakeTrial) -> None:
+    # Differences -0.4, -0.3, -0.2: mean -0.3, deviation 0.1. Alone, half width 0.2484: 0 is excluded.
+    off, best = trial("none", *OFF), trial("value:1", 1.6, 1.8, 2.0)
+    alone = recommend(SPEC, reference, numbered(off, best))
+    assert alone.verdict is Verdict.CLIP
+    assert alone.difference is not None
+    assert (alone.difference.high, alone.difference.test) == (pytest.approx(-0.0516, abs=1e-4), "paired t")
+    assert "The interval excludes 0, and the difference is at least the 0.01 of off" in alone.reason
+    assert "chosen among" not in alone.reason
+
+    # Best of 2, half width 0.3583: 0 is not excluded. Pruned, diverged and inert settings were no candidates.
+    others = [
+        trial("value:2", 1.9, 1.9, 1.9),
+        trial("value:3", 0.5, 0.6, 0.7, state=TrialState.PRUNED),
+        trial("value:4", 0.5, None, 0.7),
+        trial("value:5", *OFF, clip_fraction=0.0),
+    ]
+    chosen = recommend(SPEC, reference, numbered(off, best, *others))
+    assert chosen.verdict is Verdict.INCONCLUSIVE
+    assert str(chosen.best) == "value:1"
+    assert chosen.difference is not None
+    assert chosen.difference.high == pytest.approx(0.0583, abs=1e-4)
+    assert chosen.difference.test == "paired t, Bonferroni over 2 settings"
+    assert (
+        "(95 % interval -0.658 to 0.0583, 3 paired seeds), which may be noise. The best was chosen among 2"
+        in (chosen.reason)
+    )
+    # With 4 seeds the quantile at 0.9875 is 4.1765, and 4.1765 * 0.1 / root 4 = 0.2088 < 0.3.
+    assert "about 4 seeds would settle it" in chosen.reason
+
+
+def test_comparison_with_todays_value_allows_for_the_choice_too(
+    reference: Reference, trial: MakeTrial
+) -> None:
+    spec = dataclasses.replace(SPEC, current=ClipSetting.parse("value:3"))
+    # Differences -0.2, -0.1, 0 against today's value: half width 0.3583 with 2 candidates.
+    trials = numbered(trial("none", *OFF), trial("value:1", 1.5, 1.7, 1.9), trial("value:3", 1.7, 1.8, 1.9))
+    found = recommend(spec, reference, trials).against_current
+    assert found is not None
+    assert (found.mean, found.high) == (pytest.approx(-0.1), pytest.approx(0.2583, abs=1e-4))
+    assert found.test == "paired t, Bonferroni over 2 settings"
+
+
+@pytest.mark.parametrize(("candidates", "seeds"), [(2, 3), (6, 3), (15, 3), (6, 5), (15, 5)])
+def test_study_without_an_effect_says_clip_in_at_most_one_of_forty(candidates: int, seeds: int) -> None:
+    # Every setting, off included, draws from one distribution, and any difference matters: each CLIP is false.
+    # The bound is 0.025; 4000 studies have a standard error of 0.0025.
+    draw = random.Random(17)
+    rates = {1: 0.0, candidates: 0.0}
+    for _ in range(4000):
+        off, *clips = ([draw.gauss() for _ in range(seeds)] for _ in range(candidates + 1))
+        best = min(clips, key=sum)
+        for corrected in rates:
+            found = paired_difference(dict(enumerate(best)), dict(enumerate(off)), num_candidates=corrected)
+            assert found is not None
+            rates[corrected] += (judge(found, margin=0.0) is Verdict.CLIP) / 4000
+    assert rates[candidates] <= 0.03
+    # What the correction is for: without it there are more, with 6 settings and 3 seeds more than twice as many.
+    assert rates[1] > (0.06 if candidates >= 6 else 0.03)
+
+
+@pytest.mark.parametrize("settings", [7, 15])
+def test_stopping_the_worse_half_early_does_not_break_that_bound(settings: int) -> None:
+    # Stopped settings are not counted, though what they showed at the rung is 0.95 correlated with the end.
+    draw = random.Random(3)
+    rate = 0.0
+    for _ in range(4000):
+        off, *clips = ([draw.gauss() for _ in range(3)] for _ in range(settings + 1))
+        clips.sort(key=lambda values: sum(0.95 * value + 0.312 * draw.gauss() for value in values))
+        kept = clips[: (settings + 1) // 2]
+        best = min(kept, key=sum)
+        found = paired_difference(dict(enumerate(best)), dict(enumerate(off)), num_candidates=len(kept))
+        assert found is not None
+        rate += (judge(found, margin=0.0) is Verdict.CLIP) / 4000
+    assert rate <= 0.03
 
 
 def test_inconclusive_says_how_many_seeds_would_settle_it(reference: Reference, trial: MakeTrial) -> None:

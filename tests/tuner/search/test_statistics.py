@@ -48,6 +48,15 @@ def test_paired_interval_equals_scipys_t_test() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
+def test_interval_of_the_best_of_several_is_simultaneous() -> None:
+    # As above, chosen among 3: the quantile at 1 - 0.025 / 3 with 2 degrees of freedom. In closed form, with
+    # a = 1 - 0.05 / 3 = 0.98333, it is a * root(2 / (1 - a * a)) = 7.6488, and the half width 7.6488 / root 3 = 4.4160.
+    found = paired_difference({0: 1.0, 1: 1.0, 2: 1.0}, {0: 2.0, 1: 3.0, 2: 4.0}, num_candidates=3)
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(-6.4160, abs=1e-4), pytest.approx(2.4160, abs=1e-4))
+    assert found.test == "paired t, Bonferroni over 3 settings"
+
+
 def test_only_seeds_with_both_values_are_paired() -> None:
     one, other = {0: 1.0, 1: None, 2: 1.0, 3: 5.0}, {0: 2.0, 1: 2.0, 2: 2.0, 4: 9.0}
     found = paired_difference(one, other)
@@ -67,3 +76,6 @@ def test_seeds_to_settle_is_the_smallest_that_is_narrow_enough() -> None:
     assert seeds_to_settle(one, other, 1.0) == 7
     assert seeds_to_settle(one, other, 1e-6) is None
     assert seeds_to_settle(one, one, 0.1) == 2
+    # Chosen among 5 the quantile is that at 0.995: 4.0321 / root 6 = 1.6461, 3.2498 / root 10 = 1.0277,
+    # 3.1693 / root 11 = 0.9556.
+    assert seeds_to_settle(one, other, 1.0, num_candidates=5) == 11

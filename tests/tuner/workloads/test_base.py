@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tuner.errors import SpecError, UnknownWorkloadError
 from tuner.optimizers import sgd
-from tuner.spec import ParameterField
+from tuner.parameters import ParameterField
 from tuner.training.randomness import data_generator
 from tuner.workloads import AnyWorkload, Workload, describe_workloads, get_workload, parameter
 
