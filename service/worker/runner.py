@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -24,11 +24,12 @@ from service.errors import TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.launchers.local import TrainingProcess
-from service.launchers.protocol import Broken, Done, Message, Ready, read_reference
+from service.launchers.protocol import Message, Ready, read_reference
 from service.settings import Settings
 from service.states import JobState
 from service.studies import load_trials
 from service.worker import ledger
+from service.worker.training import TICK_SECONDS, Signals, Training, require_belonging
 from tuner.evidence import Reference, Trial, TrialState
 from tuner.search.planning import plan_cohort
 from tuner.search.recommendation import recommend
@@ -40,8 +41,6 @@ from tuner.training.cohort import Cohort, ProbeMeasured, Progressed, RungReached
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-#: How long the runner waits for a message before it looks at its signals again, in seconds.
-_TICK_SECONDS = 0.2
 #: Pause before a transaction that the database refused is tried again, in seconds.
 _DATABASE_PAUSE_SECONDS = 0.5
 #: A progress event is written at most this often, and not less often than the second figure, in seconds.
@@ -58,20 +57,6 @@ class ShutdownRequestedError(Exception):
 
 class StudyFailedError(Exception):
     """The study can't succeed; the message says why. Trying again would not help."""
-
-
-class Signals(Protocol):
-    """What may end a runner's work early."""
-
-    def check(self) -> None:
-        """Return if the work may go on.
-
-        Raises:
-            LeaseLostError: the lease is gone.
-            CancelRequestedError: the study was cancelled.
-            ShutdownRequestedError: the worker is stopping.
-        """
-        ...
 
 
 class StudyRunner:
@@ -99,11 +84,11 @@ class StudyRunner:
         self._database = database
         self._queue = queue
         self._lease = lease
-        self._launch = launch
         self._settings = settings
         self._signals = signals
-        self._process: TrainingProcess | None = None
-        self._ready: Ready | None = None
+        self._training = Training(
+            launch, stall_seconds=settings.stall_seconds, signals=signals, on_ready=self._tell_ready
+        )
         self._progress_written = 0.0
         self._started = time.monotonic()
 
@@ -134,8 +119,13 @@ class StudyRunner:
 
     def stop_training(self) -> None:
         """End the training process, if there is one; safe from any thread, twice too."""
-        if (process := self._process) is not None:
-            process.stop()
+        self._training.stop()
+
+    def _tell_ready(self, ready: Ready) -> None:
+        payload = {"pid": ready.pid, "device": ready.device, "torch": ready.torch, "seconds": ready.seconds}
+        self._hold(
+            lambda session: self._queue.append_event(session, self._lease, "training_started", payload)
+        )
 
     def _load(self) -> tuple[StudySpec, Reference | None, tuple[Trial, ...]]:
         with self._database.read() as session:
@@ -169,7 +159,7 @@ class StudyRunner:
             "parameters": dict(spec.parameters),
             "seeds": list(spec.seeds),
         }
-        messages = [message for batch in self._answers(request) for message in batch]
+        messages = [message for batch in self._training.answers(request) for message in batch]
         for message in messages:
             if isinstance(message, ProbeMeasured):
                 return message.reference
@@ -187,7 +177,7 @@ class StudyRunner:
             lambda session: ledger.start_cohort(session, self._queue, self._lease, cohort, open_trials)
         )
         try:
-            for batch in self._answers({"kind": "cohort", "cohort": cohort.to_json()}):
+            for batch in self._training.answers({"kind": "cohort", "cohort": cohort.to_json()}):
                 require_belonging(cohort, batch)
                 self._write(batch, number, len(cohort.rung_steps))
                 waiting -= {message.trial_id for message in batch if isinstance(message, TrialEnded)}
@@ -218,7 +208,7 @@ class StudyRunner:
     def _recommend(self, spec: StudySpec, reference: Reference, trials: Sequence[Trial]) -> JobState:
         objective = self._patiently(lambda: self._objective(spec.workload))
         recommendation = recommend(spec, reference, trials, objective=objective)
-        provenance = ledger.provenance(self._ready)
+        provenance = ledger.provenance(self._training.ready)
 
         def conclude(session: Session) -> None:
             stored = recommendations.store(
@@ -262,71 +252,6 @@ class StudyRunner:
     def _last_error(self, trial: Trial) -> str:
         with self._database.read() as session:
             return ledger.last_error(session, trial.id).splitlines()[0]
-
-    def _answers(self, request: Mapping[str, Any]) -> Iterator[list[Message]]:
-        """Send a request and yield its messages, as many at a time as have arrived.
-
-        Raises:
-            TrainingError: if the process broke, or said that the request did.
-        """
-        process = self._started_process()
-        process.send(request)
-        while True:
-            batch, broken = self._next_batch(process)
-            last = batch.pop() if isinstance(batch[-1], Done | Broken) else None
-            if batch:
-                yield batch
-            if broken is not None:
-                raise broken
-            if isinstance(last, Done):
-                return
-            if isinstance(last, Broken):
-                raise TrainingError(
-                    f"{last.detail}\n{last.traceback}", cause=last.cause, trial_id=last.trial_id
-                )
-
-    def _next_batch(self, process: TrainingProcess) -> tuple[list[Message], TrainingError | None]:
-        """What has arrived, and the error behind it: results told before a process died are results."""
-        batch = [self._next(process)]
-        try:
-            while not isinstance(batch[-1], Done | Broken) and (more := process.receive(0)) is not None:
-                batch.append(more)
-        except TrainingError as error:
-            return batch, error
-        return batch, None
-
-    def _started_process(self) -> TrainingProcess:
-        if self._process is None:
-            self._process = self._launch()
-            while (ready := self._process.ready) is None:
-                self._next(self._process)
-            self._ready = ready
-            payload = {
-                "pid": ready.pid,
-                "device": ready.device,
-                "torch": ready.torch,
-                "seconds": ready.seconds,
-            }
-            self._hold(
-                lambda session: self._queue.append_event(session, self._lease, "training_started", payload)
-            )
-        return self._process
-
-    def _next(self, process: TrainingProcess) -> Message:
-        """The next message, looking at the signals while waiting.
-
-        Raises:
-            TrainingError: ``stall`` if nothing was said in time.
-        """
-        limit = self._settings.stall_seconds
-        deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
-            self._signals.check()
-            if (message := process.receive(_TICK_SECONDS)) is not None:
-                return message
-        raise TrainingError(
-            f"the training process said nothing for {limit:g} s (CLIPTUNE_STALL_SECONDS)", cause="stall"
-        )
 
     def _write(self, batch: Sequence[Message], cohort: int, num_rungs: int) -> None:
         """Write a batch of training events in one transaction; progress only now and then."""
@@ -401,41 +326,11 @@ class StudyRunner:
             cause=error.cause,
             error=str(error),
         )
-        self.stop_training()
-        self._process = None
+        self._training.drop()
 
     def _pause(self, seconds: float) -> None:
         """Back off before the same thing is tried again, looking at the signals meanwhile."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._signals.check()
-            time.sleep(_TICK_SECONDS)
-
-
-def require_belonging(cohort: Cohort, batch: Sequence[Message]) -> None:
-    """Refuse events about trials, seeds or rungs that are not the cohort's: what a training process says is input.
-
-    Args:
-        cohort: what the process was asked to train.
-        batch: what it told.
-
-    Raises:
-        TrainingError: ``bad_output`` for an event that is about something else.
-    """
-    trials = {trial.id for trial in cohort.trials}
-    for message in batch:
-        if isinstance(message, RungReached):
-            told = {(lane.trial_id, lane.seed) for lane in message.values} | {
-                (trial_id, cohort.seeds[0]) for trial_id in message.pruned
-            }
-            is_ours = message.step in cohort.rung_steps
-        elif isinstance(message, TrialEnded):
-            told = {(message.trial_id, lane.seed) for lane in message.lanes}
-            is_ours = [lane.seed for lane in message.lanes] == list(cohort.seeds)
-        else:
-            continue
-        if not is_ours or not told <= {(trial_id, seed) for trial_id in trials for seed in cohort.seeds}:
-            raise TrainingError(
-                f"the training process told a {message.kind} event that is not of its cohort",
-                cause="bad_output",
-            )
+            time.sleep(TICK_SECONDS)

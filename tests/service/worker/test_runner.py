@@ -21,7 +21,8 @@ from service.launchers.local import LocalLauncher
 from service.launchers.protocol import Done
 from service.settings import Settings
 from service.states import JobState
-from service.worker.runner import ShutdownRequestedError, StudyFailedError, StudyRunner, require_belonging
+from service.worker.runner import ShutdownRequestedError, StudyFailedError, StudyRunner
+from service.worker.training import require_belonging
 from tuner.evidence import LaneResult
 from tuner.spec import OFF_SETTING, StudySpec
 from tuner.training.cohort import Cohort, CohortTrial, LaneValue, RungReached, TrialEnded

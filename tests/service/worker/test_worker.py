@@ -25,10 +25,12 @@ class Ending(StudyRunner):
 
     def __init__(self, ending: Exception) -> None:
         self._ending = ending
-        self._process = None
 
     def run(self) -> JobState:
         raise self._ending
+
+    def stop_training(self) -> None:
+        """Nothing was started."""
 
 
 @pytest.fixture
