@@ -4,16 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check serve fmt install coverage clean
+.PHONY: demo test check serve fmt install clean
 
 install: $(STAMP)
 
 # Reinstalls when the project's needs change; `touch pyproject.toml` forces it.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cliptune needs Python 3.11 or later: run make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $(STAMP)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cliptune needs Python 3.11 or later: run make PYTHON=python3.11")'
+	@echo "installing into $(VENV); torch is the large part"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/cliptune demo
@@ -23,8 +24,8 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q --doctest-modules --ignore=service/db/migrations tuner service
 	$(BIN)/coverage run -m pytest
-	$(BIN)/pytest -q -p no:cacheprovider --doctest-modules tuner service
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 from acceptance.deployment import LONG_STUDY, STUDY, Deployment, child_pids, is_running, wait_for
+from postgres import private_cluster
 from sqlalchemy import func, select
 
 from service.client import Client
 from service.db.models import JobEventRow, JobRow, StudyRow, TrialResultRow, TrialRow
+from service.errors import UnavailableError
 from service.schemas import RecommendationOut, StudyOut
 from service.states import JobState
 from tuner.evidence import TrialState
@@ -221,3 +223,29 @@ def descendants(process: subprocess.Popen[bytes]) -> list[int]:
         found += children
         queue += children
     return found
+
+
+@pytest.mark.postgres
+def test_crashed_postgresql_costs_nobody_anything(tmp_path: Path, postgres_programs: Path) -> None:
+    """The server is killed twice in mid-study: the API says 503, the worker waits, and no trial is charged."""
+    with (
+        private_cluster(postgres_programs) as cluster,
+        Deployment(tmp_path / "home", cluster.url) as deployment,
+    ):
+        deployment.start_api()
+        deployment.start_worker()
+        client = deployment.client()
+        study = client.create_study(LONG_STUDY)
+        for results in (1, 2):
+            wait_for_results(deployment, study, results)
+            cluster.stop("immediate")
+            with pytest.raises(UnavailableError, match="database") as caught:
+                client.get_study(study.id)
+            assert caught.value.status == 503
+            cluster.start()
+        ended = wait_until_done(client, study)
+        assert ended.state is JobState.SUCCEEDED
+        assert_one_result_per_trial(deployment, ended)
+        with deployment.database().read() as session:
+            trials = session.scalars(select(TrialRow).where(TrialRow.study_id == study.id)).all()
+            assert {(trial.attempt, trial.lost_count) for trial in trials} == {(0, 0)}
