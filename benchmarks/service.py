@@ -142,7 +142,6 @@ def store_recommendations(database: Database, body: dict[str, Any], count: int) 
                 "method": "global_norm",
                 "threshold": 1.0,
                 "body": body,
-                "provenance": {},
                 "created_at": number,
             }
             for number in range(start, min(count, start + 5_000))

@@ -52,7 +52,7 @@ def store(
         spec: the study's question, parameters resolved.
         recommendation: the answer.
         snippets: how to write the setting, by framework.
-        provenance: versions, device and seeds; JSON values.
+        provenance: versions and device; JSON values.
         now: replaces the database's clock in tests, in milliseconds.
 
     Returns:
@@ -84,7 +84,6 @@ def store(
             method=answer.setting.method,
             threshold=answer.setting.threshold,
             body=answer.model_dump(mode="json"),
-            provenance=answer.model_dump(mode="json", include={"provenance"})["provenance"],
             created_at=created_at,
         )
     )

@@ -273,5 +273,4 @@ class RecommendationRow(Base):
     method: Mapped[str]
     threshold: Mapped[float | None]
     body: Mapped[dict[str, Any]]
-    provenance: Mapped[dict[str, Any]]
     created_at: Mapped[int]

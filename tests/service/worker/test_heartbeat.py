@@ -22,11 +22,6 @@ PATIENCE = 30.0
 
 
 @pytest.fixture
-def queue(database: Database) -> Queue:
-    return Queue(database, lease_seconds=600)
-
-
-@pytest.fixture
 def lease(database: Database, queue: Queue) -> Lease:
     return acquire(database, queue)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import select
 
-from service.db.models import StudyRow, TrialReportRow, TrialResultRow, TrialRow
+from service.db.models import TrialReportRow, TrialResultRow, TrialRow
 from service.db.session import Database
 from service.errors import TrainingError
 from service.jobs.lease import Lease
@@ -22,31 +22,8 @@ SPEC = StudySpec(workload="w")
 
 
 @pytest.fixture
-def queue(database: Database) -> Queue:
-    return Queue(database, lease_seconds=60)
-
-
-@pytest.fixture
-def lease(database: Database, queue: Queue) -> Lease:
-    job_id, study_id = str(uuid.uuid4()), str(uuid.uuid4())
-    with database.write() as session:
-        session.add(
-            StudyRow(
-                id=study_id,
-                tenant_id="t",
-                name=None,
-                workload="w",
-                spec=SPEC.to_json(),
-                spec_sha256=SPEC.digest,
-                fingerprint=SPEC.fingerprint,
-                job_id=job_id,
-                reference=None,
-                created_at=0,
-            )
-        )
-        queue.enqueue(session, job_id=job_id, study_id=study_id, tenant_id="t")
-    found = queue.acquire(str(uuid.uuid4()), ["study"])
-    assert found is not None
+def lease(queue: Queue, lease_of: Callable[[StudySpec], Lease]) -> Lease:
+    found = lease_of(SPEC)
     with queue.held(found) as session:
         ledger.insert_trials(session, found, [OFF_SETTING, ClipSetting.parse("value:1")], cohort=0)
     return found

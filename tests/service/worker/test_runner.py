@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from service.db.migrate import upgrade
-from service.db.models import JobEventRow, RecommendationRow, StudyRow, TrialResultRow, TrialRow
+from service.db.models import JobEventRow, RecommendationRow, TrialResultRow, TrialRow
 from service.db.session import Database
 from service.errors import LeaseLostError, TrainingError
 from service.jobs.lease import Lease
@@ -64,31 +64,8 @@ def database(sqlite_url: str) -> Database:
 
 
 @pytest.fixture
-def queue(database: Database) -> Queue:
-    return Queue(database, lease_seconds=600)
-
-
-@pytest.fixture
-def lease(database: Database, queue: Queue) -> Lease:
-    job_id, study_id = str(uuid.uuid4()), str(uuid.uuid4())
-    with database.write() as session:
-        session.add(
-            StudyRow(
-                id=study_id,
-                tenant_id="t",
-                name=None,
-                workload=SPEC.workload,
-                spec=SPEC.to_json(),
-                spec_sha256=SPEC.digest,
-                fingerprint=SPEC.fingerprint,
-                job_id=job_id,
-                reference=None,
-                created_at=0,
-            )
-        )
-        queue.enqueue(session, job_id=job_id, study_id=study_id, tenant_id="t")
-    found = queue.acquire(str(uuid.uuid4()), ["study"])
-    assert found is not None
+def lease(queue: Queue, lease_of: Callable[[StudySpec], Lease]) -> Lease:
+    found = lease_of(SPEC)
     return found
 
 

@@ -40,11 +40,6 @@ def worker(database: Database) -> Iterator[Worker]:
     heartbeat_database.close()
 
 
-@pytest.fixture
-def queue(database: Database) -> Queue:
-    return Queue(database, lease_seconds=60)
-
-
 def acquired(database: Database, queue: Queue, worker: Worker) -> Lease:
     with database.write() as session:
         queue.enqueue(session, job_id=str(uuid.uuid4()), study_id=str(uuid.uuid4()), tenant_id="t")

@@ -89,7 +89,6 @@ def upgrade() -> None:
     sa.Column('method', sa.String(length=255), nullable=False),
     sa.Column('threshold', sa.Float(), nullable=True),
     sa.Column('body', sa.JSON(), nullable=False),
-    sa.Column('provenance', sa.JSON(), nullable=False),
     sa.Column('created_at', sa.BigInteger(), nullable=False),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_cliptune_recommendations')),
     sa.UniqueConstraint('study_id', name=op.f('uq_cliptune_recommendations_study_id'))
