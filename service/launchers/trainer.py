@@ -13,6 +13,7 @@ in the middle of a step if need be: that is how a killed worker takes its traini
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -42,7 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _read_requests(requests: queue.Queue[bytes]) -> None:
     for line in sys.stdin.buffer:
         requests.put(line)
-    # No clean-up: the worker is gone, and nothing here is worth keeping.
+    # The worker is gone, and with it whoever would remove this process's folder; only an empty one is removed.
+    with contextlib.suppress(OSError):
+        os.rmdir(os.getcwd())
     os._exit(3)
 
 

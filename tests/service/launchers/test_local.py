@@ -186,10 +186,13 @@ def test_training_ends_when_its_worker_is_killed() -> None:
     assert worker.stdout is not None
     trainer = int(worker.stdout.readline())
     assert is_running(trainer)
+    folder = Path(f"/proc/{trainer}/cwd").resolve()
+    assert folder.name.startswith("cliptune-training-")
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     worker.stdout.close()
     wait_until_gone(trainer)
+    assert not folder.exists()
 
 
 def test_dead_process_is_noticed_although_its_child_holds_the_pipe(launch) -> None:
