@@ -215,7 +215,7 @@ def test_failed_study_ends_watch_with_5(tmp_path: Path, sqlite_url: str) -> None
         assert "cancelled" in watched.stderr
 
 
-def test_help_is_quick_and_light() -> None:
+def test_command_line_starts_without_a_heavy_import() -> None:
     program = "import sys, service.cli.main; print(sorted(m for m in sys.modules if '.' not in m))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.replace("'", "").strip("[]\n").split(", "))
