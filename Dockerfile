@@ -2,7 +2,7 @@
 FROM python:3.12-slim AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
 RUN useradd --uid 10001 --create-home --home-dir /home/cliptune cliptune \
-    && install -d -o cliptune -g cliptune -m 700 /var/lib/cliptune
+    && install -d -o cliptune -g cliptune -m 700 /var/lib/cliptune /var/lib/cliptune-checkpoints
 ENV CLIPTUNE_HOME=/var/lib/cliptune CLIPTUNE_LOG_FORMAT=json
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md ./

@@ -4,7 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check serve fmt install clean
+TUNER_TESTS := tests/tuner tests/gpu tests/test_benchmarks.py \
+	$(filter-out tests/contracts/test_queue%,$(wildcard tests/contracts/test_*.py))
+
+# Kills processes at times that only an otherwise quiet machine keeps.
+TIMED_TESTS := tests/contracts/test_queue_kills.py
+SLOW_TESTS := tests/acceptance tests/test_docs.py
+
+.PHONY: demo test test-tuner test-service test-acceptance check serve fmt install clean
 
 install: $(STAMP)
 
@@ -25,9 +32,23 @@ serve: $(STAMP)
 test: $(STAMP)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q --doctest-modules --ignore=service/db/migrations tuner service
-	$(BIN)/coverage run -m pytest
+	$(MAKE) --no-print-directory -j3 test-tuner test-service test-acceptance
+	$(BIN)/coverage run -m pytest $(TIMED_TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
+
+# Side by side: the first computes, the others mostly wait for processes and databases. The references train for
+# minutes what others cover.
+test-tuner:
+	$(BIN)/coverage run -m pytest $(TUNER_TESTS)
+	$(BIN)/python -m pytest tests/reference
+
+test-service:
+	$(BIN)/coverage run -m pytest --ignore=tests/reference $(TUNER_TESTS:%=--ignore=%) $(SLOW_TESTS:%=--ignore=%) \
+		$(TIMED_TESTS:%=--ignore=%)
+
+test-acceptance:
+	$(BIN)/coverage run -m pytest $(SLOW_TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Write the reference pages that the code itself knows: settings, command line, HTTP interface, error codes.
+"""Write the reference pages that the code itself knows: settings, command line, HTTP, methods, error codes.
 
 ``python docs/generate.py`` writes them, ``--check`` only says which ones differ (exit code 1). A test compares
 the pages with the code, so a new setting, command, route or error code is not done until this was run.
@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 import service.schemas
 import tuner.evidence
+import tuner.methods
 import tuner.spec
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -38,6 +39,8 @@ _BODIES = (
     "Estimate",
     "PairedDifference",
     "NormSketch",
+    "PhaseSketch",
+    "LossSketch",
     "WorkloadOut",
     "MethodOut",
     "WorkerOut",
@@ -156,7 +159,7 @@ def render_http() -> str:
         about, meanings = _documented(name)
         properties, required = schemas[name]["properties"], schemas[name].get("required", [])
         # openapi.json is sorted by name; here the order of the class helps to read.
-        order = list(_home(name).__annotations__ if name != "StudyRequest" else _STUDY_FIELDS)
+        order = _STUDY_FIELDS if name == "StudyRequest" else _declared(_home(name))
         rows = []
         for field in sorted(properties, key=order.index):
             shown = _type(properties[field], schemas)
@@ -176,6 +179,20 @@ _EVENTS = [
     ("`training_started`", "a training process is up: `pid`, `device`, `torch`, `seconds` it took to start"),
     ("`probe`", "the reference norms were measured"),
     ("`cohort`", "a cohort begins: `cohort`, `trials`, `seeds`, `rung_steps`"),
+    (
+        "`engine`",
+        "how the cohort is trained: `path` (`lanes` or `solo`), `num_lanes`, `reason`, and the measured "
+        "`lanes_per_second` and `solo_per_second`",
+    ),
+    (
+        "`resumed`",
+        "the cohort goes on from a checkpoint: `index` of its rung, `step`, `lane_steps` kept, `seconds`",
+    ),
+    ("`checkpoint`", "the cohort can go on from here: `index`, `step`, `num_bytes`, `seconds` it took"),
+    (
+        "`checkpoint_failed`",
+        "a checkpoint could not be written or used (`error`); training goes on without it",
+    ),
     ("`progress`", "`lane_steps` of `total_lane_steps` of the cohort; at most once a second"),
     ("`rung`", "a rung was reached: mean and diverged seeds by trial, and which trials were `pruned`"),
     ("`trial`", "a trial has its result"),
@@ -204,10 +221,35 @@ def render_errors() -> str:
     return before + _BEGIN + table + _END + after
 
 
+def render_methods() -> str:
+    """The page of every clipping method, its threshold and where it is searched."""
+    rows = []
+    for method in tuner.methods.METHODS.values():
+        if method.scale is not None:
+            where = f"{method.kappa_low:g} to {method.kappa_high:g} x median {_SCALES[method.scale]}"
+        else:
+            where = f"{method.threshold_low:g} to {method.threshold_high:g}" if method.has_threshold else ""
+        axis = f"`{method.axis}`" if method.has_threshold else ""
+        threshold = f"`{method.threshold_name}`: {method.threshold_unit}" if method.has_threshold else ""
+        rows.append((f"`{method.name}`", method.summary, threshold, where, axis))
+    return (
+        f"# Clipping methods\n\n{_NOTE}\n"
+        "A setting is written `METHOD:THRESHOLD`, for example `global_norm:0.35`; no clipping is `none`. Ranges are\n"
+        "what a study searches unless it gives its own. The search is uniform on the axis: `log` of the threshold,\n"
+        "`log_excess` of the threshold - 1, `logit` of its odds. Norms are measured by the probe, before clipping.\n\n"
+        + _table(("method", "what it does", "threshold", "searched", "axis"), rows)
+        + "\n`tuner.clippers.plain.PlainClipper` does each of them to a module of yours.\n"
+    )
+
+
+_SCALES = {"l2_norm": "gradient norm", "max_abs": "largest element"}
+
+
 PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "settings.md": render_settings,
     REFERENCE / "cli.md": render_cli,
     REFERENCE / "http.md": render_http,
+    REFERENCE / "methods.md": render_methods,
     REFERENCE / "errors.md": render_errors,
 }
 
@@ -318,6 +360,11 @@ def _home(name: str) -> type:
     homes = (service.schemas, tuner.evidence, tuner.spec)
     found: type = next(getattr(module, name) for module in homes if hasattr(module, name))
     return found
+
+
+def _declared(kind: type) -> tuple[str, ...]:
+    """A class's own fields, then those of its bases."""
+    return tuple(name for each in kind.__mro__ for name in inspect.get_annotations(each))
 
 
 def _documented(name: str) -> tuple[str, dict[str, str]]:

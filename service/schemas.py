@@ -126,6 +126,8 @@ class RecommendationOut(Model):
     lane_steps: int
     full_runs: float
     train_seconds: float
+    spike_ratio: float | None = None
+    tail_index: float | None = None
     snippets: dict[str, str]
     provenance: dict[str, Any]
 
@@ -232,14 +234,26 @@ class WorkloadOut(Model):
 
 
 class MethodOut(Model):
-    """A clipping method. ``kappa`` is the threshold in units of the median reference norm."""
+    """A clipping method with its default search range, in kappa or in the threshold's own unit.
+
+    Attributes:
+        kappa_low: lower end of the range in units of the median reference norm; None if the threshold is relative to
+            no norm.
+        kappa_high: upper end, likewise.
+        threshold_low: lower end of the range of a threshold that is relative to no norm; None otherwise.
+        threshold_high: upper end, likewise.
+        axis: what the search is uniform on: ``log``, ``log_excess`` (of x - 1) or ``logit``.
+    """
 
     name: str
     summary: str
     threshold_name: str | None
     threshold_unit: str
-    kappa_low: float
-    kappa_high: float
+    kappa_low: float | None
+    kappa_high: float | None
+    threshold_low: float | None
+    threshold_high: float | None
+    axis: str
 
 
 class WorkerOut(Model):

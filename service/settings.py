@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; "
         "empty means cliptune.db in home.",
     )
+    checkpoint_dir: str = Field(
+        default="",
+        description="Folder of the checkpoints of running studies, readable by the workers alone; a study goes on "
+        "from them if it is the same folder for all workers. Empty means checkpoints in home.",
+    )
     sqlite_journal_mode: Literal["auto", "wal", "truncate"] = Field(
         default="auto",
         description="auto is WAL from SQLite 3.51.3 on, and TRUNCATE below, where WAL can corrupt the file.",
@@ -154,6 +159,14 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """``database_url``, or the SQLite file in ``home``."""
         return self.database_url or f"sqlite:///{self.home_path / 'cliptune.db'}"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """``checkpoint_dir`` as an absolute path, or ``checkpoints`` in ``home``."""
+        named = (
+            Path(self.checkpoint_dir).expanduser() if self.checkpoint_dir else self.home_path / "checkpoints"
+        )
+        return named.absolute()
 
     @property
     def lease_margin_seconds(self) -> float:

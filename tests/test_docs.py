@@ -336,7 +336,7 @@ def test_index_lists_every_page() -> None:
 # ---- the tables are complete ----
 
 
-@pytest.mark.parametrize("name", ["settings.md", "cli.md", "http.md", "errors.md"])
+@pytest.mark.parametrize("name", ["settings.md", "cli.md", "http.md", "methods.md", "errors.md"])
 def test_reference_is_what_the_code_says(name: str) -> None:
     page = DOCS / "reference" / name
     rendered = generator().PAGES[page]()
@@ -422,7 +422,6 @@ def test_demo_transcript_has_the_rows_of_the_table() -> None:
     assert [row for row in wanted if row] == [row for row in rows if row in wanted and row]
     text = "\n".join(demo.output)
     for words in (
-        "difference from off",
         "difference from today's value",
         "as good:",
         "95 % interval",

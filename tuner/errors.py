@@ -6,6 +6,8 @@ TunerError
 |-- UnknownWorkloadError(LookupError)    no workload of that name
 |-- NoTrialsError(ValueError)            evidence was asked for before any trial ended
 |-- ProbeError(ArithmeticError)          the probe found no gradient to scale thresholds by
+|-- UnsupportedModelError(ValueError)    a model that no engine can train under clip settings
+|-- CheckpointError(ValueError)          a checkpoint that does not verify, or is of another cohort
 `-- LaneError(RuntimeError)              a workload's own code raised while a lane trained
 
 Each error carries the facts in fields and builds its own sentence: what was wrong, the value, the bound,
@@ -86,6 +88,38 @@ class ProbeError(TunerError, ArithmeticError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"{reason}; check the loss and the data of the first training batches")
+
+
+class UnsupportedModelError(TunerError, ValueError):
+    """A workload's model can't be trained under clip settings.
+
+    Attributes:
+        part: what of the model, for example ``module 'embedding'``.
+        reason: what is wrong with it and what to change, as a sentence without its subject.
+    """
+
+    code = "unsupported_model"
+
+    def __init__(self, part: str, reason: str) -> None:
+        self.part = part
+        self.reason = reason
+        super().__init__(f"{part} {reason}")
+
+
+class CheckpointError(TunerError, ValueError):
+    """A checkpoint can't be used: incomplete, changed, or of something else. Training starts at step 0 without it.
+
+    Attributes:
+        path: the checkpoint's folder.
+        reason: what is wrong with it.
+    """
+
+    code = "bad_checkpoint"
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path = str(path)
+        self.reason = reason
+        super().__init__(f"checkpoint {path} {reason}; delete it to train from the first step")
 
 
 class LaneError(TunerError, RuntimeError):

@@ -1,7 +1,7 @@
 """What trainings showed: results of lanes and trials, and the recommendation built on them. No torch.
 
 A lane is one trial under one seed. Divergence is a value here (``value is None``, with its step), never an
-exception. All gradient norms are *before* clipping. These types are what the training process reports, what
+exception. What a lane recorded on the way is `tuner.records`. These types are what the training process reports, what
 the search reads, what the service stores and what the API shows.
 """
 
@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from tuner.records import LaneRecord as LaneRecord
+from tuner.records import LossSketch as LossSketch
+from tuner.records import NormSketch as NormSketch
+from tuner.records import Phase as Phase
+from tuner.records import PhaseSketch as PhaseSketch
 from tuner.spec import ClipSetting
 
 
@@ -32,23 +37,6 @@ class TrialState(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormSketch:
-    """Quantiles of gradient norms before clipping, over the finite steps of one lane.
-
-    Attributes:
-        median: 50 % quantile.
-        q90: 90 % quantile.
-        q99: 99 % quantile.
-        max: the largest.
-    """
-
-    median: float
-    q90: float
-    q99: float
-    max: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reference:
     """What the probe measured at frozen weights: the scales that kappa is relative to.
 
@@ -64,36 +52,64 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaneResult:
+class LaneResult(LaneRecord):
     """What one lane (one trial under one seed) did until it ended.
 
     Attributes:
         seed: training seed.
-        num_steps: optimizer steps taken.
         value: the objective on held-out data at the last rung reached (minimized); None if diverged.
-        divergence_step: step at which the loss became non-finite, or the rung at which the objective
-            passed the spec's bound; None if the lane did not diverge.
-        clip_fraction: share of steps whose gradient was scaled or clamped, in [0, 1].
-        mean_scale: mean factor on the gradient norm, in (0, 1]; 1 = never clipped.
-        norms: gradient norms before clipping; None if no step was finite.
-        num_non_finite: steps with a non-finite loss or gradient.
         seconds: wall time spent on training this lane's steps.
+        num_shared_steps: steps this lane did not train itself because it was, bit for bit, the *off* lane of its
+            seed: its threshold was not exceeded until then; equal to ``num_steps`` if it never was.
     """
 
     seed: int
-    num_steps: int
     value: float | None
-    divergence_step: int | None
-    clip_fraction: float
-    mean_scale: float
-    norms: NormSketch | None
-    num_non_finite: int
     seconds: float
+    num_shared_steps: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        record: LaneRecord,
+        *,
+        seed: int,
+        value: float | None,
+        divergence_step: int | None,
+        seconds: float,
+        num_shared_steps: int = 0,
+    ) -> LaneResult:
+        """A record with what only the loop knows.
+
+        Args:
+            record: what the lane recorded.
+            seed: training seed.
+            value: see the class.
+            divergence_step: the record's, or the rung at which the objective passed the bound.
+            seconds: see the class.
+            num_shared_steps: see the class.
+
+        Returns:
+            The result.
+        """
+        own = {
+            "seed": seed,
+            "value": value,
+            "divergence_step": divergence_step,
+            "seconds": seconds,
+            "num_shared_steps": num_shared_steps,
+        }
+        return cls(**vars(record) | own)
 
     @property
     def diverged(self) -> bool:
         """Whether the lane diverged."""
         return self.divergence_step is not None
+
+    @property
+    def is_off_run(self) -> bool:
+        """Whether the whole lane was its seed's *off* lane, trained once for both."""
+        return self.num_shared_steps == self.num_steps > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +205,13 @@ class Recommendation:
         mean_scale: mean factor of ``best``; None without ``best``.
         norms: gradient norms before clipping under ``best``, medians over seeds; None without ``best``.
         kappa: threshold of ``best`` / median reference norm; None without ``best``.
+        spike_ratio: largest norm / median norm under ``best``, median over seeds; None if not recorded.
+        tail_index: Hill's estimate of the exponent of the norms' tail under ``best``, median over seeds; None if not
+            recorded, or with fewer than 100 norms.
         objective: name of the minimized number, for example ``val_loss``.
         num_trials: settings evaluated.
         num_diverged_trials: settings with at least one diverged seed.
-        lane_steps: optimizer steps spent over all lanes.
+        lane_steps: optimizer steps spent over all lanes; steps shared with *off* count once.
         full_runs: the same in full single-seed runs.
         train_seconds: wall time spent in training steps.
     """
@@ -216,6 +235,8 @@ class Recommendation:
     lane_steps: int
     full_runs: float
     train_seconds: float
+    spike_ratio: float | None = None
+    tail_index: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The recommendation as plain JSON values."""

@@ -12,15 +12,16 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tuner.errors import SpecError
-from tuner.methods import METHODS, OFF, get_method
+from tuner.methods import METHODS, OFF, Method, get_method
 from tuner.parameters import ParameterValue
 
 MAX_TRIALS = 1000
 MAX_SEEDS = 32
 MAX_STEPS = 10_000_000
+MAX_LANES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class ClipSetting:
 
     Attributes:
         method: a name in `tuner.methods.METHODS`.
-        threshold: the tuned number in the method's own unit, finite and > 0; None exactly for ``none``.
+        threshold: the tuned number in the method's own unit, between its bounds; None exactly for ``none``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -47,12 +48,10 @@ class ClipSetting:
             return
         if self.threshold is None:
             raise SpecError(
-                "threshold", f"is required for method {self.method!r}: give {method.threshold_name} > 0"
+                "threshold",
+                f"is required for method {self.method!r}: give {method.threshold_name} > {method.low_bound:g}",
             )
-        if not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise SpecError(
-                "threshold", f"must be finite and > 0, got {self.threshold}; use method 'none' for off"
-            )
+        _require_threshold("threshold", self.threshold, method, remedy="; use method 'none' for off")
 
     @property
     def is_off(self) -> bool:
@@ -94,6 +93,10 @@ class ClipSetting:
 OFF_SETTING = ClipSetting(method=OFF)
 
 
+#: How many lanes train as one batch: ``auto`` measures, ``solo`` trains one at a time, a number is the most.
+Lanes = int | Literal["auto", "solo"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """One question: which of these clip settings should this workload train with?
@@ -115,6 +118,9 @@ class StudySpec:
         divergence_factor: a lane whose validation loss passes this multiple of its value before the first
             step is diverged, > 1.
         seed: seed of the search; the training seeds are 0, 1, ... for every study.
+        lanes: how many lanes (settings x seeds) train as one batched program: ``auto`` measures what is fastest and
+            fits, ``solo`` trains one at a time, a number from 1 to 100,000 is the most. The answer does not depend
+            on it, up to rounding.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -134,6 +140,7 @@ class StudySpec:
     effect: float = 0.01
     divergence_factor: float = 3.0
     seed: int = 0
+    lanes: Lanes = "auto"
 
     def __post_init__(self) -> None:
         if not self.workload:
@@ -150,13 +157,17 @@ class StudySpec:
             raise SpecError("effect", f"must be finite and >= 0, got {self.effect}")
         if not (math.isfinite(self.divergence_factor) and self.divergence_factor > 1):
             raise SpecError("divergence_factor", f"must be finite and > 1, got {self.divergence_factor}")
+        if self.lanes not in ("auto", "solo"):
+            if isinstance(self.lanes, str):
+                raise SpecError("lanes", f"must be 'auto', 'solo' or a number, got {self.lanes!r}")
+            _require_between("lanes", self.lanes, 1, MAX_LANES)
         self._require_range()
 
     def _require_range(self) -> None:
         for name in ("threshold_low", "threshold_high"):
             bound = getattr(self, name)
-            if bound is not None and not (math.isfinite(bound) and bound > 0):
-                raise SpecError(name, f"must be finite and > 0, got {bound}")
+            if bound is not None:
+                _require_threshold(name, bound, get_method(self.methods[0]))
         if (self.threshold_low is None) != (self.threshold_high is None):
             missing = "threshold_low" if self.threshold_low is None else "threshold_high"
             raise SpecError(
@@ -258,6 +269,16 @@ def workload_fingerprint(workload: str, parameters: Mapping[str, ParameterValue]
 def _require_between(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise SpecError(name, f"must be a whole number between {low} and {high}, got {value}")
+
+
+def _require_threshold(name: str, value: float, method: Method, *, remedy: str = "") -> None:
+    if math.isfinite(value) and method.low_bound < value < method.high_bound:
+        return
+    bounds = f"finite and > {method.low_bound:g}"
+    if math.isfinite(method.high_bound):
+        bounds = f"> {method.low_bound:g} and < {method.high_bound:g}"
+    subject = "" if method.scale is not None else f" for the {method.threshold_name} of {method.name!r}"
+    raise SpecError(name, f"must be {bounds}{subject}, got {value}{remedy}")
 
 
 def _require_methods(methods: tuple[str, ...]) -> None:

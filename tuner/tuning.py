@@ -6,16 +6,19 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tuner.evidence import Recommendation, Trial, TrialState
+from tuner.evidence import Recommendation, Reference, Trial, TrialState
 from tuner.parameters import ParameterValue
+from tuner.progress import ProgressBar
 from tuner.search.planning import plan_cohort
 from tuner.search.pruning import median_prune
 from tuner.search.recommendation import recommend
 from tuner.search.search import Search
+from tuner.search.settling import settled
 from tuner.spec import ClipSetting, StudySpec, study_spec
 from tuner.training.cohort import Event, ProbeMeasured, RungReached, TrialEnded
 from tuner.training.loop import train_cohort
 from tuner.training.probe import measure_reference
+from tuner.training.rehearsals import Rehearsals
 from tuner.workloads import AnyWorkload, create_workload
 
 
@@ -25,6 +28,8 @@ def tune(
     parameters: Mapping[str, ParameterValue] | None = None,
     on_event: Callable[[Event], None] | None = None,
     device: str = "cpu",
+    progress: bool | None = None,
+    compiles: bool = False,
     **fields: Any,
 ) -> Recommendation:
     """Which clip setting should this workload train with?
@@ -32,8 +37,11 @@ def tune(
     Args:
         workload: a workload, or the name of a registered one.
         parameters: values for a registered workload's parameters; leave out for an instance, which has its own.
-        on_event: called with every event, for example to show progress.
-        device: where to train.
+        on_event: called with every event.
+        device: where to train, for example ``"cuda"``.
+        progress: whether to show a progress bar; None shows one in a terminal or a notebook.
+        compiles: whether batched programs are compiled with torch.compile, which takes tens of seconds per shape and
+            makes each step faster: for long studies.
         **fields: the other fields of `tuner.StudySpec`, for example ``num_trials=8``; ``current`` may be a text
             such as ``"global_norm:1.0"``.
 
@@ -52,22 +60,48 @@ def tune(
     """
     ready = create_workload(workload, parameters or {}) if isinstance(workload, str) else workload
     spec = _spec(ready, fields)
-    tell = on_event or _ignore
-    reference = measure_reference(ready, spec.seeds, device=device)
-    tell(ProbeMeasured(reference=reference))
+    with ProgressBar(spec, is_shown=progress) as bar:
+
+        def tell(event: Event) -> None:
+            bar(event)
+            if on_event is not None:
+                on_event(event)
+
+        reference = measure_reference(ready, spec.seeds, device=device)
+        tell(ProbeMeasured(reference=reference))
+        trials = _train(spec, reference, ready, tell, device=device, compiles=compiles)
+    return recommend(spec, reference, trials.values(), objective=ready.objective)
+
+
+def _train(
+    spec: StudySpec,
+    reference: Reference,
+    workload: AnyWorkload,
+    tell: Callable[[Event], None],
+    *,
+    device: str,
+    compiles: bool,
+) -> dict[str, Trial]:
+    """All trials of a study, trained; by id."""
     trials: dict[str, Trial] = {}
+    rehearsals = Rehearsals()
     while not (search := Search.from_trials(spec, reference, trials.values())).is_finished:
         cohort_number = 1 + max((trial.cohort for trial in trials.values()), default=-1)
         for setting in search.ask(spec.cohort_size):
             number = len(trials)
             trials[str(number)] = Trial(id=str(number), number=number, cohort=cohort_number, setting=setting)
-        cohort = plan_cohort(spec, ready.parameter_values, trials.values())
+        for ended in settled(trials.values()):
+            record(trials, ended)
+            tell(ended)
+        cohort = plan_cohort(spec, reference, workload.parameter_values, trials.values())
         if cohort is None:
-            break
-        for event in train_cohort(cohort, ready, prune=median_prune, device=device):
+            continue
+        for event in train_cohort(
+            cohort, workload, prune=median_prune, device=device, compiles=compiles, rehearsals=rehearsals
+        ):
             record(trials, event)
             tell(event)
-    return recommend(spec, reference, trials.values(), objective=ready.objective)
+    return trials
 
 
 def record(trials: dict[str, Trial], event: Event) -> None:
@@ -98,7 +132,3 @@ def _spec(workload: AnyWorkload, fields: Mapping[str, Any]) -> StudySpec:
     if isinstance(current, ClipSetting):
         document["current"] = dataclasses.asdict(current)
     return study_spec(document)
-
-
-def _ignore(event: Event) -> None:
-    del event

@@ -8,7 +8,7 @@ good thresholds. Pure: points in, lines out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 #: Values further above the best than this share of the (best to median) distance are drawn on the top line.
@@ -46,6 +46,7 @@ def draw_chart(
     *,
     title: str,
     interval: tuple[float, float] | None = None,
+    coordinate: Callable[[float], float] = float,
     width: int = 64,
     height: int = 9,
 ) -> list[str]:
@@ -55,6 +56,7 @@ def draw_chart(
         points: settings of one method, and *off*.
         title: name of the objective, written above the axis.
         interval: equally good thresholds, marked on the axis.
+        coordinate: what is drawn logarithmically: the threshold, or its method's `tuner.methods.Method.coordinate`.
         width: columns between the axes, at least 20.
         height: lines of the plot, at least 3.
 
@@ -79,13 +81,13 @@ def draw_chart(
     values = sorted(point.value for point in drawn if point.value is not None)
     best, middle = values[0], values[len(values) // 2]
     top = min(values[-1], best + _HEADROOM * max(middle - best, 0.02 * abs(best))) or 1.0
-    low, high = math.log(min(thresholds)), math.log(max(thresholds))
+    low, high = math.log(coordinate(min(thresholds))), math.log(coordinate(max(thresholds)))
     off_column = width + 3
 
     def column(threshold: float | None) -> int:
         if threshold is None:
             return off_column
-        return round((math.log(threshold) - low) / (high - low or 1.0) * (width - 1))
+        return round((math.log(coordinate(threshold)) - low) / (high - low or 1.0) * (width - 1))
 
     def line(value: float) -> int:
         share = (min(value, top) - best) / (top - best or 1.0)

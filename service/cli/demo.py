@@ -25,6 +25,8 @@ from service.settings import KEY_FILE
 STUDY = [
     "--workload",
     "charlm-rnn",
+    "--param",
+    "learning_rate=6",
     "--trials",
     "16",
     "--seeds",

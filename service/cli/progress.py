@@ -28,7 +28,8 @@ class StudyView:
         cohort: number of the cohort that trains, from 0.
         cohort_ids: ids of its trials.
         cohort_share: share of its steps done, in [0, 1].
-        rungs: one line per rung reached.
+        engine: how the cohort's lanes are trained, in words; empty if that was not told.
+        rungs: one line per rung reached, and per resumption.
         ended: trials that have a result, by id.
         best: best mean objective so far with its setting.
         off: mean objective without clipping.
@@ -40,6 +41,7 @@ class StudyView:
     cohort: int = 0
     cohort_ids: frozenset[str] = frozenset()
     cohort_share: float = 0.0
+    engine: str = ""
     rungs: tuple[str, ...] = ()
     ended: frozenset[str] = frozenset()
     best: tuple[float, str] | None = None
@@ -68,6 +70,20 @@ class StudyView:
         ids = frozenset(each["id"] for each in payload["trials"])
         return {"cohort": payload["cohort"], "cohort_ids": ids, "cohort_share": 0.0}
 
+    def _on_engine(self, payload: dict[str, Any]) -> dict[str, Any]:
+        if payload["path"] == "solo":
+            return {"engine": f"one lane at a time: {_first_line(payload['reason'])}"}
+        both = (payload["lanes_per_second"], payload["solo_per_second"])
+        faster = f", {both[0] / both[1]:.1f} times as fast as one at a time" if all(both) else ""
+        return {"engine": f"{payload['num_lanes']} lanes together{faster}"}
+
+    def _on_resumed(self, payload: dict[str, Any]) -> dict[str, Any]:
+        text = f"resumed  from step {payload['step']} (checkpoint of rung {payload['index'] + 1})"
+        return {"rungs": (*self.rungs, text)}
+
+    def _on_checkpoint_failed(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"status": f"a checkpoint failed: {_first_line(payload['error'])}"}
+
     def _on_progress(self, payload: dict[str, Any]) -> dict[str, Any]:
         return {"cohort_share": payload["lane_steps"] / max(1, payload["total_lane_steps"])}
 
@@ -80,7 +96,7 @@ class StudyView:
             + (f", best {best:.4f}" if best is not None else "")
             + (f", {len(payload['pruned'])} stopped" if payload["pruned"] else "")
         )
-        return {"rungs": (*self.rungs, text)}
+        return {"rungs": (*self.rungs, f"         {text}")}
 
     def _on_trial(self, payload: dict[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {"ended": self.ended | {payload["trial_id"]}}
@@ -143,7 +159,9 @@ class StudyView:
         lines = [self.header()]
         if self.probe:
             lines.append(f"probe    {self.probe}")
-        lines += [f"         {rung}" for rung in self.rungs[-4:]]
+        if self.engine:
+            lines.append(f"engine   {self.engine}")
+        lines += self.rungs[-4:]
         so_far = f"   best so far {self.best[1]} {self.best[0]:.4f}" if self.best else ""
         against = f"   off {self.off}" if self.off else ""
         lines.append(
@@ -194,7 +212,9 @@ def _follow_in_log(view: StudyView, events: Iterable[EventOut]) -> None:
 def _news(before: StudyView, after: StudyView) -> list[str]:
     """What a reader of a log has not seen yet."""
     news = [after.probe and f"probe    {after.probe}"] if after.probe != before.probe else []
-    news += [f"         {rung}" for rung in after.rungs[len(before.rungs) :]]
+    if after.engine != before.engine:
+        news.append(f"engine   {after.engine}")
+    news += after.rungs[len(before.rungs) :]
     if after.cohort_ids != before.cohort_ids or after.share == 1.0 != before.share:
         news.append(after.lines()[-2])
     if after.status != before.status:
@@ -205,6 +225,10 @@ def _news(before: StudyView, after: StudyView) -> list[str]:
 def _setting(document: dict[str, Any]) -> str:
     threshold = document["threshold"]
     return str(document["method"]) if threshold is None else f"{document['method']}:{threshold:g}"
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[0]
 
 
 def _last_line(error: str) -> str:

@@ -48,6 +48,10 @@ def submit(
         float | None, typer.Option(help="Relative difference that matters to you. Default: 0.01.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search. Default: 0.")] = None,
+    lanes: Annotated[
+        str | None,
+        typer.Option(help="Lanes trained as one program: auto, solo, or the most. Default: auto."),
+    ] = None,
     spec: Annotated[Path | None, typer.Option(help="JSON file with the study; options win over it.")] = None,
     name: Annotated[
         str | None, typer.Option(help="A name; the same name and study again gives the same study.")
@@ -74,6 +78,7 @@ def submit(
         "threshold_high": high,
         "effect": effect,
         "seed": seed,
+        "lanes": int(lanes) if lanes and lanes.isdigit() else lanes,
     }
     document = _read_spec(spec) | {key: value for key, value in options.items() if value is not None}
     with connect(url) as client:

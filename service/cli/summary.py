@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from service.cli.chart import Point, draw_chart
 from service.schemas import RecommendationOut, TrialOut
-from tuner.evidence import Estimate, PairedDifference, TrialState, Verdict
+from tuner.evidence import Estimate, NormSketch, PairedDifference, TrialState, Verdict
+from tuner.methods import get_method
 from tuner.spec import ClipSetting
 
 #: Width at which a text is broken, and up to which it is left alone: with the label, 120 columns.
@@ -48,8 +49,7 @@ def recommendation_lines(found: RecommendationOut) -> list[str]:
         scaled = f"{found.clip_fraction:.0%} of steps clipped, mean scale {found.mean_scale:.3g}"
         rows.append(("engages", f"{scaled}   (under {found.best})"))
     if found.norms is not None:
-        quantiles = f"median {found.norms.median:.3g}   q90 {found.norms.q90:.3g}   max {found.norms.max:.3g}"
-        rows.append(("norms", f"{quantiles}   (before clipping)"))
+        rows.append(("norms", _norms(found.norms, found)))
     rows.append(
         ("diverged", f"{found.num_diverged_trials} of {found.num_trials} settings had a diverged seed")
     )
@@ -90,6 +90,7 @@ def chart_lines(
         points,
         title=f"{objective} by {method} threshold   * trained to the end  . stopped early  x a seed diverged  o off",
         interval=interval,
+        coordinate=get_method(method).coordinate,
     )
 
 
@@ -101,7 +102,14 @@ def charted_method(trials: Sequence[TrialOut], best: ClipSetting | None) -> str 
 
 
 def trial_lines(trials: Sequence[TrialOut]) -> list[str]:
-    """One line per trial, in the order of asking."""
+    """One line per trial, in the order of asking.
+
+    Args:
+        trials: of one study, ended or not.
+
+    Returns:
+        A heading and the lines; a setting that did nothing is marked, and the mark is explained below.
+    """
     lines = [
         f" {'trial':>5}  {'setting':<26}{'state':<10}{'objective':>10}  {'+-':>7}  {'clipped':>7}  diverged"
     ]
@@ -111,9 +119,16 @@ def trial_lines(trials: Sequence[TrialOut]) -> list[str]:
         clipped = "-" if trial.clip_fraction is None else f"{trial.clip_fraction:.0%}"
         lines.append(
             f" {trial.number:>5}  {trial.setting!s:<26}{trial.state:<10}{mean:>10}  {error:>7}  {clipped:>7}  "
-            f"{trial.num_diverged or '-'}"
+            f"{trial.num_diverged or '-':<8}{'  = off' if _is_off_run(trial) else ''}".rstrip()
         )
+    if any(map(_is_off_run, trials)):
+        lines.append(" = off: trained once as off: its threshold was never exceeded")
     return lines
+
+
+def _is_off_run(trial: TrialOut) -> bool:
+    """Whether every lane of a clip setting was its seed's off lane to the end."""
+    return not trial.setting.is_off and bool(trial.lanes) and all(lane.is_off_run for lane in trial.lanes)
 
 
 def _wrapped(text: str) -> list[tuple[bool, str]]:
@@ -142,6 +157,16 @@ def _threshold(found: RecommendationOut) -> str:
     if found.interval is not None:
         text += f"   as good: {found.interval[0]:g} to {found.interval[1]:g}"
     return text + (f"   kappa {found.kappa:.3g}" if found.kappa is not None else "")
+
+
+def _norms(norms: NormSketch, found: RecommendationOut) -> str:
+    figures = [("median", norms.median), ("q90", norms.q90), ("max", norms.max)]
+    text = "   ".join(f"{name} {figure:.3g}" for name, figure in figures)
+    if found.spike_ratio is not None:
+        text += f"   spike ratio {found.spike_ratio:.3g}"
+    if found.tail_index is not None:
+        text += f"   tail index {found.tail_index:.3g}"
+    return f"{text}   (before clipping)"
 
 
 def _against_off(found: RecommendationOut) -> str:

@@ -20,9 +20,10 @@ from pydantic_core import from_json
 from service.errors import TrainingError
 from tuner.evidence import Reference
 from tuner.parameters import WorkloadDescription
-from tuner.training.cohort import ProbeMeasured, Progressed, RungReached, TrialEnded
+from tuner.training.cohort import Event
 
-#: Longest accepted line: a rung of the largest cohort, 1000 trials x 32 seeds, has 2.8 MB.
+#: Longest accepted line: a rung of the largest cohort, 1000 trials x 32 seeds, has 2.8 MB; a trial of 32 seeds
+#: with all that its lanes recorded has 0.1 MB.
 MAX_LINE_BYTES = 4_000_000
 
 
@@ -79,7 +80,7 @@ class Broken:
     kind: Literal["broken"] = "broken"
 
 
-Message = Ready | Catalogue | Done | Broken | Progressed | RungReached | TrialEnded | ProbeMeasured
+Message = Ready | Catalogue | Done | Broken | Event
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 _REFERENCE: TypeAdapter[Reference] = TypeAdapter(Reference)
 

@@ -4,7 +4,8 @@ Requests, one JSON line each on standard input:
 
 - ``{"kind": "describe"}`` answers `Catalogue`;
 - ``{"kind": "probe", "workload", "parameters", "seeds"}`` answers `ProbeMeasured`;
-- ``{"kind": "cohort", "cohort": ...}`` (`Cohort.to_json`) answers the cohort's events.
+- ``{"kind": "cohort", "cohort": ..., "checkpoints": ...}`` (`Cohort.to_json`; an absolute folder of the cohort's
+  own, or null) answers the cohort's events; it goes on from the newest checkpoint there by itself.
 
 Each ends with `Done`, or with `Broken` if user code raised. Closing standard input ends the process at once,
 in the middle of a step if need be: that is how a killed worker takes its trainings with it.
@@ -25,6 +26,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _STARTED = time.monotonic()
+#: Without a request for so long, a process makes itself ready for one; a study that is submitted at once is not held
+#: up by that.
+_IDLE_SECONDS = 1.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,15 +74,20 @@ def _serve(requests: queue.Queue[bytes], events: Any, threads: int) -> None:
             seconds=time.monotonic() - _STARTED,
         )
     )
+    # After `Ready`: a worker that starts need not wait for these imports.
+    from tuner.training.memory import is_out_of_memory
+    from tuner.training.rehearsals import Rehearsals
+
+    rehearsals = Rehearsals()
     while True:
-        request = json.loads(requests.get())
+        request = json.loads(_next_request(requests))
         try:
-            for message in _answer(request):
+            for message in _answer(request, rehearsals):
                 tell(message)
         except Exception as error:
             tell(
                 Broken(
-                    cause="oom" if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) else "bug",
+                    cause="oom" if any(map(is_out_of_memory, (error, error.__cause__))) else "bug",
                     detail=f"{type(error).__name__}: {error}"[:2000],
                     traceback=traceback.format_exc()[-8000:],
                     trial_id=getattr(error, "trial_id", None),
@@ -88,12 +97,27 @@ def _serve(requests: queue.Queue[bytes], events: Any, threads: int) -> None:
             tell(Done())
 
 
-def _answer(request: Mapping[str, Any]) -> Iterator[Any]:
-    """The messages of one request, without the closing `Done`."""
+def _next_request(requests: queue.Queue[bytes]) -> bytes:
+    """Wait for a request; while none comes, import what the batched training of some models needs.
+
+    Not in a thread: a request that imports modules of its own meanwhile would find some of PyTorch's half imported.
+    """
+    try:
+        return requests.get(timeout=_IDLE_SECONDS)
+    except queue.Empty:
+        import torch._dynamo  # noqa: F401
+    return requests.get()
+
+
+def _answer(request: Mapping[str, Any], rehearsals: Any) -> Iterator[Any]:
+    """The messages of one request, without the closing `Done`; what was rehearsed serves the next request too."""
+    from pathlib import Path
+
     import torch
 
     from service.launchers.protocol import Catalogue
     from tuner.search.pruning import median_prune
+    from tuner.training.checkpoint import Checkpoints
     from tuner.training.cohort import Cohort, ProbeMeasured
     from tuner.training.loop import train_cohort
     from tuner.training.probe import measure_reference
@@ -108,7 +132,16 @@ def _answer(request: Mapping[str, Any]) -> Iterator[Any]:
     else:
         cohort = Cohort.from_json(request["cohort"])
         workload = create_workload(cohort.workload, cohort.parameters)
-        yield from train_cohort(cohort, workload, prune=median_prune, device=device)
+        folder = request.get("checkpoints")
+        kept = None if folder is None else Checkpoints(Path(folder))
+        yield from train_cohort(
+            cohort,
+            workload,
+            prune=median_prune,
+            checkpoints=kept,
+            device=device,
+            rehearsals=rehearsals,
+        )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
@@ -15,8 +15,11 @@ from service.db.models import TrialReportRow, TrialResultRow, TrialRow
 from service.schemas import Page, TrialOut
 from service.studies.cursor import InvalidCursorError, read_cursor, write_cursor
 from service.studies.read import get_state
-from tuner.evidence import LaneResult, NormSketch, Trial, TrialState
+from tuner.evidence import LaneResult, Trial, TrialState
 from tuner.spec import ClipSetting
+
+#: Reads what any version stored: a field that it did not know has its default.
+_LANES: TypeAdapter[tuple[LaneResult, ...]] = TypeAdapter(tuple[LaneResult, ...])
 
 
 def list_trials(
@@ -106,7 +109,7 @@ def _trials(session: Session, rows: Sequence[TrialRow]) -> list[Trial]:
         .join(TrialRow, TrialRow.id == TrialResultRow.trial_id)
         .where(within)
     )
-    lanes = {trial_id: tuple(map(_lane, stored)) for trial_id, stored in session.execute(results)}
+    lanes = {trial_id: _LANES.validate_python(stored) for trial_id, stored in session.execute(results)}
     return [
         Trial(
             id=row.id,
@@ -119,11 +122,6 @@ def _trials(session: Session, rows: Sequence[TrialRow]) -> list[Trial]:
         )
         for row in rows
     ]
-
-
-def _lane(stored: dict[str, Any]) -> LaneResult:
-    norms = stored["norms"]
-    return LaneResult(**stored | {"norms": None if norms is None else NormSketch(**norms)})
 
 
 def _trial_out(trial: Trial, error: str | None) -> TrialOut:

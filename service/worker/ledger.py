@@ -21,7 +21,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.db.clock import database_now
-from service.db.models import StudyRow, TrialReportRow, TrialResultRow, TrialRow
+from service.db.models import JobEventRow, StudyRow, TrialReportRow, TrialResultRow, TrialRow
 from service.db.upsert import insert_missing
 from service.errors import TrainingError
 from service.jobs.lease import Lease
@@ -31,7 +31,16 @@ from service.launchers.protocol import Ready
 from service.settings import Settings
 from tuner.evidence import LaneResult, Reference, Trial, TrialState
 from tuner.spec import ClipSetting
-from tuner.training.cohort import Cohort, Progressed, RungReached, TrialEnded
+from tuner.training.cohort import (
+    CheckpointFailed,
+    CheckpointSaved,
+    Cohort,
+    EngineChosen,
+    Progressed,
+    Resumed,
+    RungReached,
+    TrialEnded,
+)
 
 #: Between two tries of a broken training.
 _BACKOFF = Backoff(base_seconds=1.0, max_seconds=60.0)
@@ -90,11 +99,45 @@ def record_reference(session: Session, queue: Queue, lease: Lease, reference: Re
     queue.append_event(session, lease, "probe", {"reference": document})
 
 
+def record_engine(session: Session, queue: Queue, lease: Lease, event: EngineChosen, *, cohort: int) -> None:
+    """Tell how a cohort is trained, together or one lane at a time, and why."""
+    payload = _payload(event) | {"cohort": cohort, "reason": storable(event.reason)}
+    queue.append_event(session, lease, "engine", payload)
+
+
+def record_resumed(
+    session: Session, queue: Queue, lease: Lease, event: Resumed, *, cohort: int, num_rungs: int
+) -> None:
+    """Tell from where a cohort goes on."""
+    payload = _payload(event) | {"cohort": cohort, "num_rungs": num_rungs}
+    queue.append_event(session, lease, "resumed", payload)
+
+
+def record_checkpoint(
+    session: Session, queue: Queue, lease: Lease, event: CheckpointSaved, *, cohort: int
+) -> None:
+    """Tell that a cohort can go on from a rung; it also proves that the job makes progress."""
+    queue.forget_losses(session, lease)
+    queue.append_event(session, lease, "checkpoint", _payload(event) | {"cohort": cohort})
+
+
+def record_checkpoint_failed(
+    session: Session, queue: Queue, lease: Lease, event: CheckpointFailed, *, cohort: int
+) -> None:
+    """Tell that a checkpoint could not be written or used."""
+    payload = {"cohort": cohort, "error": storable(event.error)}
+    queue.append_event(session, lease, "checkpoint_failed", payload)
+
+
+def _payload(event: EngineChosen | Progressed | Resumed | CheckpointSaved) -> dict[str, Any]:
+    payload = dataclasses.asdict(event)
+    del payload["kind"]
+    return payload
+
+
 def record_progress(session: Session, queue: Queue, lease: Lease, event: Progressed, *, cohort: int) -> None:
     """Tell how far the cohort is."""
-    payload = dataclasses.asdict(event) | {"cohort": cohort}
-    del payload["kind"]
-    queue.append_event(session, lease, "progress", payload)
+    queue.append_event(session, lease, "progress", _payload(event) | {"cohort": cohort})
 
 
 def record_rung(
@@ -216,12 +259,20 @@ def _mean_clip_fraction(lanes: Sequence[LaneResult]) -> float | None:
     return statistics.fmean(lane.clip_fraction for lane in lanes) if lanes else None
 
 
-def provenance(ready: Ready | None) -> dict[str, Any]:
-    """Which versions and which device a recommendation rests on.
+def engine_paths(session: Session, study_id: str) -> list[str]:
+    """How a study's cohorts were trained: ``lanes``, ``solo``, or both; empty if nobody told."""
+    query = select(JobEventRow.payload).where(JobEventRow.study_id == study_id, JobEventRow.kind == "engine")
+    return sorted({payload["path"] for payload in session.scalars(query)})
+
+
+def provenance(ready: Ready | None, paths: Sequence[str]) -> dict[str, Any]:
+    """Which versions, which device and which way of training a recommendation rests on.
 
     Args:
         ready: what the training process said of itself; None if this worker had nothing left to train.
+        paths: from `engine_paths`.
     """
     document = {name: version(name) for name in ("cliptune", "optuna")}
     document |= {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    document |= {"engine": " and ".join(paths)} if paths else {}
     return document | ({"torch": ready.torch, "device": ready.device} if ready is not None else {})

@@ -28,18 +28,32 @@ from service.launchers.protocol import Message, Ready, read_reference
 from service.settings import Settings
 from service.states import JobState
 from service.studies import load_trials
-from service.worker import ledger
+from service.worker import checkpoints, ledger
 from service.worker.training import TICK_SECONDS, Signals, Training, require_belonging
 from tuner.evidence import Reference, Trial, TrialState
 from tuner.search.planning import plan_cohort
 from tuner.search.recommendation import recommend
 from tuner.search.search import Search
+from tuner.search.settling import settled
 from tuner.snippets import snippets
 from tuner.spec import ClipSetting, StudySpec, study_spec
-from tuner.training.cohort import Cohort, ProbeMeasured, Progressed, RungReached, TrialEnded
+from tuner.training.cohort import (
+    CheckpointFailed,
+    CheckpointSaved,
+    Cohort,
+    EngineChosen,
+    ProbeMeasured,
+    Progressed,
+    Resumed,
+    RungReached,
+    TrialEnded,
+)
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+#: What a training tells about a cohort and the ledger writes down, whenever it comes.
+_Fact = EngineChosen | Resumed | RungReached | TrialEnded | CheckpointSaved | CheckpointFailed
 
 #: Pause before a transaction that the database refused is tried again, in seconds.
 _DATABASE_PAUSE_SECONDS = 0.5
@@ -109,7 +123,10 @@ class StudyRunner:
         while True:
             spec, _, trials = self._patiently(self._load)
             self._refuse_hopeless(spec, trials)
-            if (cohort := plan_cohort(spec, spec.parameters, trials)) is not None:
+            if known := settled(trials):
+                self._write(known, max(trial.cohort for trial in trials), len(spec.rung_steps))
+                continue
+            if (cohort := plan_cohort(spec, reference, spec.parameters, trials)) is not None:
                 self._train(cohort, trials)
                 continue
             settings = Search.from_trials(spec, reference, trials).ask(spec.cohort_size)
@@ -176,8 +193,10 @@ class StudyRunner:
         self._hold(
             lambda session: ledger.start_cohort(session, self._queue, self._lease, cohort, open_trials)
         )
+        folder = checkpoints.cohort_folder(self._settings.checkpoint_path, self._lease.study_id, number)
+        request = {"kind": "cohort", "cohort": cohort.to_json(), "checkpoints": str(folder)}
         try:
-            for batch in self._training.answers({"kind": "cohort", "cohort": cohort.to_json()}):
+            for batch in self._training.answers(request):
                 require_belonging(cohort, batch)
                 self._write(batch, number, len(cohort.rung_steps))
                 waiting -= {message.trial_id for message in batch if isinstance(message, TrialEnded)}
@@ -185,6 +204,7 @@ class StudyRunner:
                 raise TrainingError(
                     "the training process ended a cohort without all its results", cause="bad_output"
                 )
+            checkpoints.remove(folder)
         except TrainingError as error:
             self._drop_process(error)
             blamed = [error.trial_id] if error.trial_id in waiting else sorted(waiting)
@@ -208,7 +228,8 @@ class StudyRunner:
     def _recommend(self, spec: StudySpec, reference: Reference, trials: Sequence[Trial]) -> JobState:
         objective = self._patiently(lambda: self._objective(spec.workload))
         recommendation = recommend(spec, reference, trials, objective=objective)
-        provenance = ledger.provenance(self._training.ready)
+        paths = self._patiently(self._engine_paths)
+        provenance = ledger.provenance(self._training.ready, paths)
 
         def conclude(session: Session) -> None:
             stored = recommendations.store(
@@ -217,7 +238,7 @@ class StudyRunner:
                 tenant_id=self._lease.tenant_id,
                 spec=spec,
                 recommendation=recommendation,
-                snippets=snippets(recommendation.setting),
+                snippets=snippets(recommendation.setting, reference_norm=reference.l2_norm.median),
                 provenance=provenance,
             )
             payload = {
@@ -230,6 +251,10 @@ class StudyRunner:
 
         self._hold(conclude)
         return JobState.SUCCEEDED
+
+    def _engine_paths(self) -> list[str]:
+        with self._database.read() as session:
+            return ledger.engine_paths(session, self._lease.study_id)
 
     def _objective(self, workload: str) -> str:
         with self._database.read() as session:
@@ -258,22 +283,40 @@ class StudyRunner:
         progress = [message for message in batch if isinstance(message, Progressed)][-1:]
         if progress and not self._is_progress_due():
             progress = []
-        facts = [message for message in batch if isinstance(message, RungReached | TrialEnded)]
+        facts = [message for message in batch if isinstance(message, _Fact)]
         if not facts and not progress:
             return
 
         def record(session: Session) -> None:
             for message in [*progress, *facts]:
-                if isinstance(message, Progressed):
-                    ledger.record_progress(session, self._queue, self._lease, message, cohort=cohort)
-                elif isinstance(message, RungReached):
-                    ledger.record_rung(
-                        session, self._queue, self._lease, message, cohort=cohort, num_rungs=num_rungs
-                    )
-                else:
-                    ledger.record_trial(session, self._queue, self._lease, message)
+                self._record(session, message, cohort, num_rungs)
 
         self._hold(record)
+
+    def _record(self, session: Session, message: Progressed | _Fact, cohort: int, num_rungs: int) -> None:
+        """Write one event of a cohort."""
+        queue, lease = self._queue, self._lease
+        match message:
+            case Progressed():
+                ledger.record_progress(session, queue, lease, message, cohort=cohort)
+            case RungReached():
+                ledger.record_rung(session, queue, lease, message, cohort=cohort, num_rungs=num_rungs)
+            case TrialEnded():
+                ledger.record_trial(session, queue, lease, message)
+            case EngineChosen():
+                ledger.record_engine(session, queue, lease, message, cohort=cohort)
+            case Resumed():
+                ledger.record_resumed(session, queue, lease, message, cohort=cohort, num_rungs=num_rungs)
+            case CheckpointSaved():
+                ledger.record_checkpoint(session, queue, lease, message, cohort=cohort)
+            case CheckpointFailed():
+                log.warning(
+                    "checkpoint failed",
+                    action="checkpoint_failed",
+                    job_id=lease.job_id,
+                    error=message.error,
+                )
+                ledger.record_checkpoint_failed(session, queue, lease, message, cohort=cohort)
 
     def _is_progress_due(self) -> bool:
         """Once a second at first, then every hundredth of the time spent: a long study keeps few rows."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from service.errors import TrainingError
 from service.launchers.local import TrainingProcess
 from service.launchers.protocol import Broken, Done, Message, Ready
-from tuner.training.cohort import Cohort, RungReached, TrialEnded
+from tuner.training.cohort import CheckpointSaved, Cohort, Resumed, RungReached, TrialEnded
 
 #: How long a message is waited for before the signals are looked at again, in seconds.
 TICK_SECONDS = 0.2
@@ -156,6 +156,9 @@ def require_belonging(cohort: Cohort, batch: Sequence[Message]) -> None:
         elif isinstance(message, TrialEnded):
             told = {(message.trial_id, lane.seed) for lane in message.lanes}
             is_ours = [lane.seed for lane in message.lanes] == list(cohort.seeds)
+        elif isinstance(message, Resumed | CheckpointSaved):
+            told = set()
+            is_ours = message.step in cohort.rung_steps[:-1]
         else:
             continue
         if not is_ours or not told <= {(trial_id, seed) for trial_id in trials for seed in cohort.seeds}:

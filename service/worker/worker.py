@@ -34,6 +34,7 @@ from service.jobs.retry import Cause, decide
 from service.launchers.local import LocalLauncher, TrainingProcess
 from service.settings import Settings
 from service.states import JobState
+from service.worker import checkpoints
 from service.worker.heartbeat import Heartbeat
 from service.worker.runner import (
     CancelRequestedError,
@@ -117,6 +118,7 @@ class Worker:
         self._wait_for_schema()
         if not self._stopping.is_set():
             self._register()
+            checkpoints.sweep(self._database, self._settings.checkpoint_path)
         try:
             while not self._stopping.is_set():
                 if not self._work_once():
@@ -223,6 +225,7 @@ class Worker:
             log.error("job left", action="job_left", job_id=lease.job_id, error=str(error))
         finally:
             runner.stop_training()
+        checkpoints.sweep(self._database, self._settings.checkpoint_path)
         if not self._stopping.is_set():
             self._warm_up()
 

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from acceptance.deployment import LONG_STUDY, STUDY, Deployment, child_pids, is_running, wait_for
 from postgres import private_cluster
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
 
 from service.client import Client
 from service.db.models import JobEventRow, JobRow, StudyRow, TrialResultRow, TrialRow
 from service.errors import UnavailableError
-from service.schemas import RecommendationOut, StudyOut
+from service.schemas import EventOut, RecommendationOut, StudyOut
 from service.states import JobState
 from tuner.evidence import TrialState
 
+#: A study whose last rung takes seconds, trained the same way whatever else the machine does.
+RESUMED_STUDY = STUDY | {"num_trials": 4, "num_steps": 2700, "lanes": 8}
 #: What identifies a recommendation apart from ids and times.
 EVIDENCE = (
     "verdict",
@@ -81,7 +85,9 @@ def assert_one_result_per_trial(deployment: Deployment, study: StudyOut) -> None
 def test_killed_worker_loses_nothing(deployment: Deployment) -> None:
     client = deployment.client()
     first = deployment.start_worker()
-    study = client.create_study(LONG_STUDY)
+    # A fixed number: how many lanes train together, which decides about rounding, must not depend on measured times.
+    asked = LONG_STUDY | {"lanes": 8}
+    study = client.create_study(asked)
     kept = wait_for_results(deployment, study, 1)
     trainers = child_pids(first.pid)
     assert trainers, "the worker drives a training process"
@@ -107,8 +113,69 @@ def test_killed_worker_loses_nothing(deployment: Deployment) -> None:
         after = dict(session.execute(select(TrialResultRow.trial_id, TrialResultRow.fence)).all())
     assert kept <= after.keys()
     assert {trial: after[trial] for trial in fences} == fences, "finished trials were not trained again"
-    undisturbed = wait_until_done(client, client.create_study(LONG_STUDY))
+    undisturbed = wait_until_done(client, client.create_study(asked))
     assert evidence(ended.result) == evidence(undisturbed.result)
+
+
+def lanes_of(deployment: Deployment, study: StudyOut) -> dict[int, list[dict[str, object]]]:
+    """Every result by the trial's number, without the wall time."""
+    with deployment.database().read() as session:
+        query = select(TrialRow.number, TrialResultRow.lanes).join(
+            TrialResultRow, TrialRow.id == TrialResultRow.trial_id
+        )
+        rows = session.execute(query.where(TrialRow.study_id == study.id)).all()
+    return {number: [lane | {"seconds": 0.0} for lane in lanes] for number, lanes in rows}
+
+
+def wait_for_checkpoint(deployment: Deployment, study: StudyOut, index: int) -> None:
+    """Wait until a cohort has the checkpoint of a rung; it then trains towards the next."""
+    database = deployment.database()
+
+    def is_saved() -> bool:
+        query = select(JobEventRow.payload).where(
+            JobEventRow.study_id == study.id, JobEventRow.kind == "checkpoint"
+        )
+        with database.read() as session:
+            return index in [payload["index"] for payload in session.scalars(query)]
+
+    wait_for(is_saved, f"the checkpoint of rung {index + 1}")
+
+
+def test_killed_between_rungs_it_goes_on_from_the_checkpoint(deployment: Deployment) -> None:
+    """The training process, then the worker; each time less is trained again than a start from step 0 would need."""
+    client = deployment.client()
+    worker = deployment.start_worker()
+    undisturbed = wait_until_done(client, client.create_study(RESUMED_STUDY))
+    expected = lanes_of(deployment, undisturbed)
+    rungs = (300, 900, 2700)
+    for killed in ("training process", "worker"):
+        study = client.create_study(RESUMED_STUDY)
+        wait_for_checkpoint(deployment, study, 1)
+        if killed == "worker":
+            os.kill(worker.pid, signal.SIGKILL)
+            deployment.start_worker()
+        else:
+            os.kill(child_pids(worker.pid)[0], signal.SIGKILL)
+        ended = wait_until_done(client, study)
+        assert ended.state is JobState.SUCCEEDED
+        assert lanes_of(deployment, ended) == expected
+        assert evidence(ended.result) == evidence(undisturbed.result)
+        events = list(client.events(study.id))
+        (resumed,) = [each.payload for each in events if each.kind == "resumed"]
+        assert (resumed["index"], resumed["step"]) == (1, rungs[1])
+        assert resumed["lane_steps"] >= rungs[1] * 2 * 2
+        assert [each.payload["step"] for each in events if each.kind == "checkpoint"] == list(rungs[:2])
+        assert_progress_never_falls_behind(events, resumed["lane_steps"])
+    assert ended.result is not None
+    assert ended.result.provenance["engine"] == "lanes"
+    wait_for(lambda: not any((deployment.home / "checkpoints").iterdir()), "the end of the checkpoints")
+
+
+def assert_progress_never_falls_behind(events: list[EventOut], lane_steps: int) -> None:
+    """What was resumed from was not trained again."""
+    kinds = [each.kind for each in events]
+    behind = events[kinds.index("resumed") :]
+    assert all(each.payload["lane_steps"] > lane_steps for each in behind if each.kind == "progress")
 
 
 def test_sigterm_releases_and_another_worker_goes_on_at_once(deployment: Deployment) -> None:
@@ -128,6 +195,12 @@ def test_sigterm_releases_and_another_worker_goes_on_at_once(deployment: Deploym
     ended = wait_until_done(client, study)
     assert ended.state is JobState.SUCCEEDED
     assert_one_result_per_trial(deployment, ended)
+    # The workers chose for themselves how many lanes to train together, and said so.
+    chosen = [each.payload for each in client.events(study.id) if each.kind == "engine"]
+    assert all(each["lanes_per_second"] and each["reason"] for each in chosen)
+    assert ended.result is not None
+    paths = {each["path"] for each in chosen}
+    assert ended.result.provenance["engine"] == " and ".join(sorted(paths))
 
 
 def test_frozen_worker_wakes_up_and_changes_nothing(deployment: Deployment) -> None:
@@ -135,7 +208,7 @@ def test_frozen_worker_wakes_up_and_changes_nothing(deployment: Deployment) -> N
     zombie = deployment.start_worker()
     study = client.create_study(LONG_STUDY)
     wait_for_results(deployment, study, 1)
-    zombie.send_signal(signal.SIGSTOP)
+    freeze(deployment, zombie)
     deployment.start_worker()
     ended = wait_until_done(client, study)
     assert ended.state is JobState.SUCCEEDED
@@ -148,6 +221,32 @@ def test_frozen_worker_wakes_up_and_changes_nothing(deployment: Deployment) -> N
     assert zombie.poll() is None, "a lost lease is a normal outcome"
     again = wait_until_done(client, client.create_study(STUDY))
     assert again.state is JobState.SUCCEEDED
+
+
+def freeze(deployment: Deployment, process: subprocess.Popen[bytes]) -> None:
+    """Stop it between two writes: frozen inside one, it would keep SQLite's only write lock for ever."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        process.send_signal(signal.SIGSTOP)
+        if is_writable(deployment):
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+    raise AssertionError("the worker was in the middle of a write each time")
+
+
+def is_writable(deployment: Deployment) -> bool:
+    if not deployment.database_url.startswith("sqlite"):
+        return True
+    file = make_url(deployment.database_url).database
+    assert file is not None
+    with closing(sqlite3.connect(file, timeout=1.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
 
 
 def snapshot(deployment: Deployment, study: StudyOut) -> tuple[object, ...]:
@@ -171,6 +270,7 @@ def test_cancel_stops_the_training(deployment: Deployment) -> None:
     ended = wait_until_done(client, study)
     assert ended.state is JobState.CANCELLED
     assert ended.error is not None and ended.result is None
+    wait_for(lambda: not (deployment.home / "checkpoints" / study.id).exists(), "the end of the checkpoints")
     assert_no_open_trial(deployment, study)
     # One warm process may wait for the next study; those that were there are gone.
     wait_for(lambda: not any(map(is_running, trainers)), "the end of the training", seconds=10)

@@ -6,9 +6,9 @@ is live.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-import uuid
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -27,7 +27,7 @@ def drive(database: Database, queue: Queue, lease: Lease) -> None:
         query = select(TrialRow.id).where(TrialRow.study_id == lease.study_id, TrialRow.state == "waiting")
         open_trials = session.scalars(query.order_by(TrialRow.number)).all()
     for trial_id in open_trials:
-        time.sleep(0.03)
+        time.sleep(0.1)
         with queue.held(lease) as session:
             now = database_now(session)
             session.add(TrialResultRow(trial_id=trial_id, fence=lease.fence, lanes=[], created_at=now))
@@ -46,7 +46,7 @@ def main() -> None:
     )
     database = Database(url, journal_mode=journal_mode)
     queue = Queue(database, lease_seconds=lease_seconds, max_lost=1000, backoff_seconds=0)
-    owner = str(uuid.uuid4())
+    owner = str(os.getpid())
     live = select(func.count()).select_from(JobRow).where(JobRow.state.in_(["queued", "running"]))
     while True:
         queue.reap()

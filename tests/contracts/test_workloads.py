@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from tuner.errors import SpecError
-from tuner.training.batches import batch_size, tensors
+from tuner.lanes import Layout, row_of, trainable
+from tuner.training.initial import initial_model
 from tuner.training.randomness import data_generator
-from tuner.training.solo import initial_model
 from tuner.workloads import WORKLOADS, AnyWorkload, create_workload
+from tuner.workloads.batches import batch_size, tensors
 from tuner.workloads.charlm_rnn import NUM_VALIDATION_WINDOWS, load_text
 from tuner.workloads.digits_mlp import load_digits
 
@@ -63,11 +64,14 @@ def test_held_out_data_is_the_same_at_every_call(workload: AnyWorkload) -> None:
     assert are_equal(one, other)
 
 
-def test_optimizer_builds_afresh(workload: AnyWorkload) -> None:
-    model = initial_model(workload, 0, CPU)
-    one, other = (workload.optimizer().build(model.parameters()) for _ in range(2))
-    assert one is not other
-    assert isinstance(one, torch.optim.Optimizer)
+def test_optimizer_is_lane_wise_and_starts_afresh(workload: AnyWorkload) -> None:
+    parameters = trainable(initial_model(workload, 0, CPU))
+    layout, row = Layout.of(parameters.items()), row_of(parameters).unsqueeze(0)
+    optimizer = workload.optimizer()
+    assert optimizer.is_lane_wise
+    one, other = (optimizer.initial_state(row, layout) for _ in range(2))
+    assert one.keys() == other.keys()
+    assert not any(one[name] is other[name] for name in one)
 
 
 def test_parameters_round_trip_and_are_bounded(workload: AnyWorkload) -> None:

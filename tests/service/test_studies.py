@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 from sqlalchemy import delete, func, select, update
 
 from service import studies, workloads
-from service.db.models import IdempotencyRow, TrialReportRow, TrialRow
+from service.db.models import IdempotencyRow, TrialReportRow, TrialResultRow, TrialRow
 from service.db.session import Database
 from service.studies import InvalidCursorError, cursor
 from service.studies.submit import KEEP_IDEMPOTENCY_MS
 from tuner.errors import SpecError, UnknownWorkloadError
-from tuner.evidence import TrialState
+from tuner.evidence import LaneResult, LossSketch, NormSketch, Phase, PhaseSketch, TrialState
 from tuner.parameters import ParameterField, WorkloadDescription
 from tuner.spec import OFF_SETTING, ClipSetting
 
@@ -32,6 +33,66 @@ def test_trials_are_rebuilt_with_rungs_and_lanes(api: Any) -> None:
     assert clipped.state is TrialState.COMPLETE and clipped.cohort == 0
     assert clipped.rungs == {1: {0: 1.9, 1: 2.9}, 3: {0: 1.7, 1: 2.7}, 9: {0: 1.1, 1: 2.1}}
     assert clipped.lanes[0].norms is not None and clipped.lanes[0].norms.q99 == 0.47
+
+
+def test_lanes_of_the_version_before_are_read(api: Any) -> None:
+    """A row keeps the fields of whoever wrote it; what was not recorded then has its default."""
+    study_id = api.study()["id"]
+    (trial_id,) = api.write_trials(study_id, 1)
+    stored = {
+        "seed": 0,
+        "num_steps": 9,
+        "value": 1.5,
+        "divergence_step": None,
+        "clip_fraction": 0.25,
+        "mean_scale": 0.75,
+        "norms": {"median": 0.5, "q90": 0.75, "q99": 1.0, "max": 2.0},
+        "num_non_finite": 0,
+        "seconds": 0.5,
+    }
+    with api.database.write() as session:
+        session.execute(
+            update(TrialResultRow).where(TrialResultRow.trial_id == trial_id).values(lanes=[stored])
+        )
+    with api.database.read() as session:
+        (trial,) = studies.load_trials(session, study_id)
+    assert trial.lanes == (
+        LaneResult(**stored | {"norms": NormSketch(median=0.5, q90=0.75, q99=1.0, max=2.0)}),
+    )
+    assert trial.lanes[0].phases == () and not trial.lanes[0].is_off_run
+    (shown,) = api.http.get(f"/v1/studies/{study_id}/trials").json()["items"]
+    assert shown["lanes"][0]["value"] == 1.5 and shown["lanes"][0]["tail_index"] is None
+
+
+def test_all_that_a_lane_recorded_comes_back(api: Any) -> None:
+    study_id = api.study()["id"]
+    (trial_id,) = api.write_trials(study_id, 1)
+    norms = NormSketch(median=0.5, q90=0.75, q99=1.0, max=2.0, q01=0.1, q10=0.2, min=0.1, first=0.25)
+    lane = LaneResult(
+        seed=0,
+        num_steps=9,
+        value=1.5,
+        divergence_step=None,
+        clip_fraction=0.25,
+        mean_scale=0.75,
+        norms=norms,
+        num_non_finite=0,
+        seconds=0.5,
+        num_shared_steps=3,
+        first_clipped_step=3,
+        last_clipped_step=7,
+        loss=LossSketch(last=1.0, min=0.5, mean=0.75),
+        phases=(PhaseSketch(phase=Phase.LATE, num_steps=9, clip_fraction=0.5, mean_scale=0.5, norms=norms),),
+    )
+    with api.database.write() as session:
+        session.execute(
+            update(TrialResultRow)
+            .where(TrialResultRow.trial_id == trial_id)
+            .values(lanes=[dataclasses.asdict(lane)])
+        )
+    with api.database.read() as session:
+        (trial,) = studies.load_trials(session, study_id)
+    assert trial.lanes == (lane,)
 
 
 def test_the_highest_fence_of_a_step_wins(api: Any) -> None:
@@ -56,8 +117,6 @@ def test_a_waiting_trial_has_no_lanes_and_no_rungs(api: Any) -> None:
     with api.database.write() as session:
         session.execute(delete(TrialReportRow))
         session.execute(select(1))
-        from service.db.models import TrialResultRow
-
         session.execute(delete(TrialResultRow))
         session.execute(update(TrialRow).where(TrialRow.id == trial_id).values(state="waiting"))
     with api.database.read() as session:

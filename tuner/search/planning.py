@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tuner.evidence import Trial, TrialState
+from tuner.evidence import Reference, Trial, TrialState
 from tuner.parameters import ParameterValue
 from tuner.search.statistics import mean_value
 from tuner.spec import StudySpec
 from tuner.training.cohort import Cohort, CohortTrial
 
+_WITH_RESULT = (TrialState.COMPLETE, TrialState.PRUNED)
+
 
 def plan_cohort(
-    spec: StudySpec, parameters: Mapping[str, ParameterValue], trials: Iterable[Trial]
+    spec: StudySpec,
+    reference: Reference,
+    parameters: Mapping[str, ParameterValue],
+    trials: Iterable[Trial],
 ) -> Cohort | None:
     """The cohort of all open trials.
 
@@ -21,6 +26,7 @@ def plan_cohort(
 
     Args:
         spec: the question.
+        reference: the probe's result, which gives clippers their scale.
         parameters: all the workload's parameters, resolved.
         trials: all trials of the study.
 
@@ -39,6 +45,7 @@ def plan_cohort(
     )
     if not open_trials:
         return None
+    cohorts = {trial.cohort for trial in ordered if trial.state.is_open}
     return Cohort(
         workload=spec.workload,
         parameters=dict(parameters),
@@ -47,6 +54,10 @@ def plan_cohort(
         rung_steps=spec.rung_steps,
         divergence_factor=spec.divergence_factor,
         history=rung_history(spec.rung_steps, ordered),
+        reference_norm=reference.l2_norm.median,
+        largest_norm=reference.l2_norm.max,
+        lanes=spec.lanes,
+        ended=tuple(trial.id for trial in ordered if trial.cohort in cohorts and trial.state in _WITH_RESULT),
     )
 
 
@@ -60,7 +71,7 @@ def rung_history(rung_steps: Iterable[int], trials: Iterable[Trial]) -> dict[int
     Returns:
         Per rung step the means, inf = diverged, in the order of ``trials``.
     """
-    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended = [trial for trial in trials if trial.state in _WITH_RESULT]
     return {
         step: tuple(mean_value(trial.rungs[step].values()) for trial in ended if step in trial.rungs)
         for step in rung_steps

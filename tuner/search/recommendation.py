@@ -59,7 +59,7 @@ def recommend(
     verdict, reason = evidence.verdict()
     best = evidence.best
     setting = evidence.setting(verdict)
-    lane_steps = sum(lane.num_steps for trial in ended for lane in trial.lanes)
+    lane_steps = sum(lane.num_steps - lane.num_shared_steps for trial in ended for lane in trial.lanes)
     return Recommendation(
         verdict=verdict,
         setting=setting,
@@ -73,6 +73,8 @@ def recommend(
         clip_fraction=statistics.fmean(lane.clip_fraction for lane in best.lanes) if best else None,
         mean_scale=statistics.fmean(lane.mean_scale for lane in best.lanes) if best else None,
         norms=_median_norms(best.lanes) if best else None,
+        spike_ratio=_median(lane.spike_ratio for lane in best.lanes) if best else None,
+        tail_index=_median(lane.tail_index for lane in best.lanes) if best else None,
         kappa=kappa(best.setting, reference) if best else None,
         objective=objective,
         num_trials=len(ended),
@@ -248,6 +250,11 @@ def _mean(trial: Trial) -> float:
 
 def _quantile_max(lanes: Iterable[LaneResult]) -> float:
     return max((lane.norms.max for lane in lanes if lane.norms), default=0.0)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def _median_norms(lanes: Iterable[LaneResult]) -> NormSketch | None:

@@ -133,19 +133,21 @@ def _suggest(trial: optuna.Trial, ranges: Sequence[ThresholdRange]) -> ClipSetti
     methods = [each.method for each in ranges]
     method = trial.suggest_categorical("method", methods) if len(methods) > 1 else methods[0]
     chosen = _range_of(ranges, method)
-    threshold = trial.suggest_float(_parameter(method), chosen.low, chosen.high, log=True)
-    return ClipSetting(method=method, threshold=chosen.rounded(threshold))
+    coordinate = trial.suggest_float(_parameter(method), *chosen.coordinates, log=True)
+    return ClipSetting(method=method, threshold=chosen.at(coordinate))
 
 
 def _params(ranges: Sequence[ThresholdRange], setting: ClipSetting) -> dict[str, str | float | None]:
     """The values that `_suggest` would have drawn."""
-    params: dict[str, str | float | None] = {_parameter(setting.method): setting.threshold}
+    axis = _range_of(ranges, setting.method).axis
+    coordinate = None if setting.threshold is None else axis.coordinate(setting.threshold)
+    params: dict[str, str | float | None] = {_parameter(setting.method): coordinate}
     return params if len(ranges) == 1 else {"method": setting.method, **params}
 
 
 def _distributions(ranges: Sequence[ThresholdRange], method: str) -> dict[str, BaseDistribution]:
     chosen = _range_of(ranges, method)
-    threshold = {_parameter(method): FloatDistribution(chosen.low, chosen.high, log=True)}
+    threshold = {_parameter(method): FloatDistribution(*chosen.coordinates, log=True)}
     if len(ranges) == 1:
         return dict(threshold)
     return {"method": CategoricalDistribution([each.method for each in ranges]), **threshold}
@@ -164,13 +166,13 @@ def _is_inside(ranges: Sequence[ThresholdRange], setting: ClipSetting) -> bool:
 
 
 def _widest_gap(ranges: Sequence[ThresholdRange], taken: Sequence[ClipSetting]) -> ClipSetting:
-    """The middle, on the log scale, of the widest stretch in which nothing was tried."""
+    """The middle, on the axis, of the widest stretch in which nothing was tried."""
     gaps = []
     for each in ranges:
         inside = sorted(other.threshold for other in taken if other.threshold and each.contains(other))
-        edges = [each.low, *inside, each.high]
+        edges = map(each.axis.coordinate, [each.low, *inside, each.high])
         for low, high in pairwise(edges):
-            gaps.append((high / low, each.method, each.rounded(math.sqrt(high * low))))
+            gaps.append((high / low, each.method, each.at(math.sqrt(high * low))))
     _, method, middle = max(gaps)
     return ClipSetting(method=method, threshold=middle)
 

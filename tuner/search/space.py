@@ -1,4 +1,8 @@
-"""Where thresholds are searched: one log-uniform range per method."""
+"""Where thresholds are searched: one range per method, uniform on the method's own axis.
+
+An axis is the logarithm of a threshold's `tuner.methods.Method.coordinate`; everything that compares or spreads
+thresholds here does it on coordinates, so that a factor of the coordinate is a distance on the axis.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tuner.evidence import NormSketch, Reference
-from tuner.methods import GradientScale, get_method
+from tuner.methods import GradientScale, Method, get_method
 from tuner.spec import ClipSetting, StudySpec
 
-#: Thresholds closer than this, relatively, are the same candidate.
+#: Thresholds closer than this on their axis are the same candidate: 1 % of the coordinate.
 SAME_THRESHOLD = 0.01
 
 
@@ -20,40 +24,61 @@ class ThresholdRange:
 
     Attributes:
         method: a name in `tuner.methods.METHODS`.
-        low: smallest threshold, > 0, in the method's unit.
-        high: largest threshold, > low.
+        low: smallest threshold, inside the method's bounds, in the method's unit.
+        high: largest threshold, > low, inside the bounds too.
     """
 
     method: str
     low: float
     high: float
 
+    @property
+    def axis(self) -> Method:
+        """The method, which knows its axis."""
+        return get_method(self.method)
+
+    @property
+    def coordinates(self) -> tuple[float, float]:
+        """Both ends on the axis: what the logarithm is taken of."""
+        return self.axis.coordinate(self.low), self.axis.coordinate(self.high)
+
     def spread(self, count: int) -> tuple[float, ...]:
-        """Thresholds spread evenly on the log scale: the middles of as many equal parts of the range.
+        """Thresholds spread evenly on the axis: the middles of as many equal parts of the range.
 
         Args:
             count: how many, >= 0.
 
         Returns:
-            Ascending thresholds, rounded as `round_threshold` does.
+            Ascending thresholds, rounded as the method rounds.
 
         Example:
             >>> ThresholdRange(method="global_norm", low=0.01, high=10.0).spread(3)
             (0.0316, 0.316, 3.16)
         """
-        ratio = self.high / self.low
-        return tuple(self.rounded(self.low * ratio ** ((part + 0.5) / count)) for part in range(count))
+        low, high = self.coordinates
+        return tuple(self.at(low * (high / low) ** ((part + 0.5) / count)) for part in range(count))
 
-    def rounded(self, threshold: float) -> float:
-        """A threshold at 3 significant digits, within the range.
+    def at(self, coordinate: float) -> float:
+        """The threshold at a place on the axis, rounded.
 
         Args:
-            threshold: any positive number.
+            coordinate: > 0.
+
+        Returns:
+            A threshold of the range.
+        """
+        return self.rounded(self.axis.at_coordinate(coordinate))
+
+    def rounded(self, threshold: float) -> float:
+        """A threshold at 3 significant digits of its place on the axis, within the range.
+
+        Args:
+            threshold: inside the method's bounds.
 
         Returns:
             The rounded number, or the end of the range it would pass.
         """
-        return min(max(round_threshold(threshold), self.low), self.high)
+        return min(max(self.axis.rounded(threshold), self.low), self.high)
 
     def contains(self, setting: ClipSetting) -> bool:
         """Whether a setting lies in this range.
@@ -76,20 +101,27 @@ def threshold_ranges(spec: StudySpec, reference: Reference) -> tuple[ThresholdRa
 
     Args:
         spec: gives the methods, and for a single one perhaps the range itself.
-        reference: gives the scale that each method's kappa range is relative to.
+        reference: gives the scale of methods whose range is in kappa.
 
     Returns:
         One range per method, in the spec's order.
+
+    Raises:
+        ValueError: if the table gives a method of the spec no range.
     """
     if spec.threshold_low is not None and spec.threshold_high is not None:
         return (ThresholdRange(method=spec.methods[0], low=spec.threshold_low, high=spec.threshold_high),)
-    ranges = []
-    for name in spec.methods:
-        method = get_method(name)
-        median = reference_sketch(reference, method.scale or "l2_norm").median
-        low, high = (round_threshold(kappa * median) for kappa in (method.kappa_low, method.kappa_high))
-        ranges.append(ThresholdRange(method=name, low=low, high=high))
-    return tuple(ranges)
+    return tuple(_default_range(get_method(name), reference) for name in spec.methods)
+
+
+def _default_range(method: Method, reference: Reference) -> ThresholdRange:
+    if method.threshold_low is not None and method.threshold_high is not None:
+        return ThresholdRange(method=method.name, low=method.threshold_low, high=method.threshold_high)
+    if method.scale is None or method.kappa_low is None or method.kappa_high is None:
+        raise ValueError(f"method {method.name!r} has no search range")
+    median = reference_sketch(reference, method.scale).median
+    low, high = (round_threshold(kappa * median) for kappa in (method.kappa_low, method.kappa_high))
+    return ThresholdRange(method=method.name, low=low, high=high)
 
 
 def reference_sketch(reference: Reference, scale: GradientScale) -> NormSketch:
@@ -113,7 +145,8 @@ def kappa(setting: ClipSetting, reference: Reference) -> float | None:
         reference: what the probe measured.
 
     Returns:
-        Threshold / median, dimensionless; None for *off*.
+        Threshold / median, dimensionless; None for *off*, and for a threshold that is relative to no measured
+        quantity.
     """
     scale = get_method(setting.method).scale
     if setting.threshold is None or scale is None:
@@ -129,17 +162,20 @@ def is_same(one: ClipSetting, other: ClipSetting) -> bool:
         other: another.
 
     Returns:
-        True for one method and thresholds within 1 % (both absent counts as equal).
+        True for one method and thresholds within 1 % on its axis (both absent counts as equal).
 
     Example:
         >>> is_same(ClipSetting.parse("value:1"), ClipSetting.parse("value:1.005"))
         True
+        >>> is_same(ClipSetting.parse("norm_growth:1.001"), ClipSetting.parse("norm_growth:1.005"))
+        False
     """
     if one.method != other.method:
         return False
     if one.threshold is None or other.threshold is None:
         return one.threshold == other.threshold
-    return abs(math.log(one.threshold / other.threshold)) < SAME_THRESHOLD
+    axis = get_method(one.method)
+    return abs(math.log(axis.coordinate(one.threshold) / axis.coordinate(other.threshold))) < SAME_THRESHOLD
 
 
 def is_known(setting: ClipSetting, known: Iterable[ClipSetting]) -> bool:

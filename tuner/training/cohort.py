@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tuner.evidence import LaneResult, Reference
 from tuner.parameters import ParameterValue
-from tuner.spec import ClipSetting
+from tuner.spec import ClipSetting, Lanes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,12 @@ class Cohort:
         rung_steps: ascending steps at which trials are compared; the last is the length of a full run.
         divergence_factor: see `tuner.spec.StudySpec`.
         history: per rung step, the objectives (means over seeds; inf = diverged) of earlier cohorts' trials.
+        reference_norm: median L2 gradient norm that the probe measured; what clippers with a scale of their own need.
+        largest_norm: largest L2 gradient norm that the probe measured: a trial with a clearly larger threshold
+            starts as the *off* lane of its seed.
+        lanes: how many lanes may train as one batch: a number, ``auto`` to measure, ``solo`` for one at a time.
+        ended: trials that were trained with these and have their results already: a checkpoint from before they
+            ended trains them again beside the others, untold, so that those end as if nothing had happened.
     """
 
     workload: str
@@ -55,6 +61,10 @@ class Cohort:
     rung_steps: tuple[int, ...]
     divergence_factor: float
     history: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    reference_norm: float | None = None
+    largest_norm: float | None = None
+    lanes: Lanes = "auto"
+    ended: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; an infinity is written as None."""
@@ -84,6 +94,10 @@ class Cohort:
                 int(step): tuple(float("inf") if value is None else value for value in values)
                 for step, values in document["history"].items()
             },
+            reference_norm=document["reference_norm"],
+            largest_norm=document["largest_norm"],
+            lanes=document["lanes"],
+            ended=tuple(document["ended"]),
         )
 
 
@@ -155,4 +169,73 @@ class ProbeMeasured:
     kind: Literal["probe"] = "probe"
 
 
-Event = Progressed | RungReached | TrialEnded | ProbeMeasured
+@dataclass(frozen=True, kw_only=True)
+class EngineChosen:
+    """How the cohort is trained, and why; told once, before the first step, and again if it changes.
+
+    Attributes:
+        path: ``lanes`` (as one batched program) or ``solo`` (one lane at a time).
+        num_lanes: lanes that train together; 1 for solo.
+        reason: a sentence.
+        lanes_per_second: measured optimizer steps per second over all lanes, batched; None if not measured.
+        solo_per_second: the same one lane at a time.
+    """
+
+    path: Literal["lanes", "solo"]
+    num_lanes: int
+    reason: str
+    lanes_per_second: float | None = None
+    solo_per_second: float | None = None
+    kind: Literal["engine"] = "engine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """The cohort goes on from a checkpoint; told once, before the first step.
+
+    Attributes:
+        index: the rung at which it was written, from 0.
+        step: optimizer steps that its lanes had taken.
+        lane_steps: the same over all lanes: what need not be trained again.
+        seconds: what reading and restoring it took.
+    """
+
+    index: int
+    step: int
+    lane_steps: int
+    seconds: float
+    kind: Literal["resumed"] = "resumed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved:
+    """What is needed to go on from a rung is on the disk.
+
+    Attributes:
+        index: the rung, from 0.
+        step: the step it stands for.
+        num_bytes: size of the checkpoint.
+        seconds: what the write took.
+    """
+
+    index: int
+    step: int
+    num_bytes: int
+    seconds: float
+    kind: Literal["checkpoint"] = "checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFailed:
+    """A checkpoint could not be written, or not be used; training goes on without it.
+
+    Attributes:
+        error: which and why, as one sentence.
+    """
+
+    error: str
+    kind: Literal["checkpoint_failed"] = "checkpoint_failed"
+
+
+CheckpointEvent = Resumed | CheckpointSaved | CheckpointFailed
+Event = EngineChosen | Progressed | RungReached | TrialEnded | ProbeMeasured | CheckpointEvent

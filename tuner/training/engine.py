@@ -1,14 +1,17 @@
 """What the loop asks of an engine: the border behind which lanes are trained one by one or all at once.
 
-`tuner.training.solo` trains one lane at a time with plain PyTorch. A batched engine implements the same five
-functions with one lane axis and drops in; the loop, the pruning and the events stay as they are.
+`tuner.training.solo` trains one lane at a time with plain PyTorch, `tuner.training.batched` all lanes as one
+program. The loop, the pruning and the events are the same for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from torch import Tensor
+
+from tuner.training.cohort import EngineChosen
 from tuner.training.trace import LaneRecord
 
 
@@ -43,6 +46,18 @@ class Evaluation(NamedTuple):
     objective: float
 
 
+class EngineState(NamedTuple):
+    """Everything an engine needs to go on, as plain parts that a file can hold.
+
+    Attributes:
+        tensors: by name, on whatever device they are.
+        values: JSON values.
+    """
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
 class Engine(Protocol):
     """Holds every lane of a cohort (weights, optimizer, generators, trace) between rungs.
 
@@ -56,6 +71,11 @@ class Engine(Protocol):
     - the caller's random generators are untouched whenever control is with the caller.
     """
 
+    @property
+    def choice(self) -> EngineChosen:
+        """How lanes train, and why; may change while they do."""
+        ...
+
     def advance(self, lanes: Sequence[LaneId], step: int) -> Iterator[Advance]:
         """Train these lanes until each has taken `step` steps or diverged; tell about once a second."""
         ...
@@ -68,10 +88,22 @@ class Engine(Protocol):
         """What these lanes recorded so far; waits for the device."""
         ...
 
+    def num_shared_steps(self, lane: LaneId) -> int:
+        """First steps that this lane did not train itself, because it was bit for bit the *off* lane of its seed."""
+        ...
+
     def seconds(self, lane: LaneId) -> float:
         """Wall time spent on this lane's steps; a batched engine divides by the lanes that shared it."""
         ...
 
     def retire(self, lanes: Sequence[LaneId]) -> None:
         """Free what these lanes hold; they are not asked for again."""
+        ...
+
+    def state(self) -> EngineState | None:
+        """What `restore` needs to go on from here, bit for bit on a CPU; None if that can't be written down."""
+        ...
+
+    def restore(self, state: EngineState) -> None:
+        """Continue from what `state` of an engine of the same cohort gave, in whatever process that was."""
         ...

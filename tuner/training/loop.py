@@ -2,7 +2,8 @@
 
 At every rung: advance all live lanes, evaluate them, mark the diverged ones, ask the pure ``prune`` function
 which trials end here, retire those, go on. Events are yielded as they happen, so that the caller can stream
-them; on a CPU the same cohort gives the same results bit for bit, however its events are consumed.
+them; on a CPU the same cohort on the same engine gives the same results bit for bit, however its events are consumed.
+Which engine `auto` takes rests on measured speed, and two engines agree up to rounding.
 """
 
 from __future__ import annotations
@@ -10,15 +11,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from tuner.evidence import LaneResult
-from tuner.training.cohort import Cohort, Event, LaneValue, Progressed, RungReached, TrialEnded
-from tuner.training.engine import Engine, Evaluation, LaneId
-from tuner.training.solo import Clock, SoloEngine
+from tuner.training.auto import AutoEngine
+from tuner.training.checkpoint import Checkpoints
+from tuner.training.cohort import (
+    Cohort,
+    EngineChosen,
+    Event,
+    LaneValue,
+    Progressed,
+    Resumed,
+    RungReached,
+    TrialEnded,
+)
+from tuner.training.engine import Engine, EngineState, Evaluation, LaneId
+from tuner.training.rehearsals import Rehearsals
+from tuner.training.resumption import CohortCheckpoints, CohortState
+from tuner.training.solo import Clock
 from tuner.workloads.base import AnyWorkload
 
 #: ``prune(values by trial, one per seed and inf = diverged; history at this rung; protected) -> trials that end``.
@@ -51,7 +64,10 @@ def train_cohort(
     *,
     prune: Prune = never_prune,
     engine: Engine | None = None,
+    checkpoints: Checkpoints | None = None,
     device: torch.device | str = "cpu",
+    compiles: bool = False,
+    rehearsals: Rehearsals | None = None,
     clock: Clock = time.monotonic,
 ) -> Iterator[Event]:
     """Train all trials of a cohort under all its seeds.
@@ -60,55 +76,148 @@ def train_cohort(
     or passes ``divergence_factor`` times the (positive) validation loss before the first step. Diverged lanes are
     data: their trial goes on in its other seeds. At the last rung nothing is pruned.
 
+    With checkpoints the cohort goes on from the newest one that fits, and on a CPU it ends bit for bit as an
+    undisturbed one. One is written at every rung but the last, once the caller has come back for the event behind
+    the rung's last `TrialEnded`: whatever ended before a checkpoint has been told. A checkpoint that can't be
+    written or used is told, and training goes on without it. An engine that can't write down its state (an
+    optimizer given as a function) has none.
+
     Args:
-        cohort: what to train.
+        cohort: what to train, or what is left of it.
         workload: the cohort's workload with the cohort's parameters.
         prune: decides at each rung but the last; a pure function, for example
             `tuner.search.pruning.median_prune`.
-        engine: trains the lanes; by default one at a time, on ``device``.
+        engine: trains the lanes; by default an `AutoEngine` on ``device``.
+        checkpoints: the cohort's; None keeps none. Not together with an engine.
         device: where the default engine trains.
+        compiles: whether the default engine compiles batched programs with torch.compile.
+        rehearsals: what the default engines of earlier cohorts found out; see `AutoEngine`.
         clock: monotonic seconds, for progress and wall time only.
 
     Yields:
-        `Progressed` at most about once a second, `RungReached` once per rung, `TrialEnded` once per trial.
+        `CheckpointFailed` for each one that was passed over, `EngineChosen` before the first step and whenever the
+        way of training changes, `Resumed` if the cohort goes on from a checkpoint, `Progressed` at most about once a
+        second, `RungReached` once per rung, `TrialEnded` once per trial, `CheckpointSaved` or `CheckpointFailed`
+        at rungs.
 
     Raises:
+        ValueError: if both an engine and checkpoints are given.
         LaneError: if the workload's code raised while a lane trained; it names the trial.
     """
-    run = _CohortRun(cohort, engine or SoloEngine(cohort, workload, device=device, clock=clock), prune, clock)
-    return run.events()
+    if checkpoints is None:
+        chosen = engine or AutoEngine(
+            cohort, workload, device=device, compiles=compiles, rehearsals=rehearsals, clock=clock
+        )
+        return _CohortRun(cohort, chosen, prune, clock).events()
+    if engine is not None:
+        raise ValueError("checkpoints need the default engine: leave out engine")
+    started, device = clock(), torch.device(device)
+
+    def make(whole: Cohort, state: EngineState | None) -> Engine:
+        return AutoEngine(
+            whole,
+            workload,
+            device=device,
+            compiles=compiles,
+            rehearsals=rehearsals,
+            clock=clock,
+            state=state,
+        )
+
+    kept = CohortCheckpoints(checkpoints, workload, device)
+    found, failed = kept.find(cohort, make)
+    if found is None:
+        return _CohortRun(cohort, make(cohort, None), prune, clock, kept).events(failed)
+    told = frozenset(trial.id for trial in cohort.trials)
+    run = _CohortRun(found.cohort, found.engine, prune, clock, kept, found.state, told)
+    return run.events(failed, seconds=clock() - started)
 
 
-@dataclass
 class _CohortRun:
-    """The state of one cohort between rungs."""
+    """One training of a cohort.
 
-    cohort: Cohort
-    engine: Engine
-    prune: Prune
-    clock: Clock
-    live_trials: list[str] = field(init=False)
-    divergence: dict[LaneId, int] = field(default_factory=dict)
-    values: dict[LaneId, float] = field(default_factory=dict)
-    lane_steps: int = 0
-    ended_steps: int = 0
-    last_told: float = 0.0
+    Args:
+        cohort: all its trials.
+        engine: trains them.
+        prune: decides at rungs.
+        clock: monotonic seconds.
+        kept: where its checkpoints go, if anywhere.
+        state: where it is; None is the beginning.
+        told: the trials whose results the caller wants; None is all.
+    """
 
-    def __post_init__(self) -> None:
-        self.live_trials = [trial.id for trial in self.cohort.trials]
+    def __init__(
+        self,
+        cohort: Cohort,
+        engine: Engine,
+        prune: Prune,
+        clock: Clock,
+        kept: CohortCheckpoints | None = None,
+        state: CohortState | None = None,
+        told: frozenset[str] | None = None,
+    ) -> None:
+        trials = [trial.id for trial in cohort.trials]
+        self.cohort = cohort
+        self.engine = engine
+        self.prune = prune
+        self.clock = clock
+        self.kept = kept
+        self.state = state or CohortState(trials)
+        self.told = frozenset(trials) if told is None else told
+        self.last_told = 0.0
+        self.told_choice: EngineChosen | None = None
 
-    def events(self) -> Iterator[Event]:
-        bounds = self._divergence_bounds()
+    def events(self, failed: Sequence[Event] = (), *, seconds: float = 0.0) -> Iterator[Event]:
+        yield from failed
+        self.state.bounds = self.state.bounds or self._divergence_bounds()
         self.last_told = self.clock()
-        for index, step in enumerate(self.cohort.rung_steps):
-            yield from self._advance(step)
-            self._evaluate(step, bounds)
-            is_last = index == len(self.cohort.rung_steps) - 1
-            pruned = () if is_last else self._choose_pruned(step)
-            yield RungReached(index=index, step=step, values=self._lane_values(), pruned=pruned)
-            ended = tuple(self.live_trials) if is_last else pruned
-            for trial_id in ended:
-                yield self._end(trial_id, "complete" if is_last else "pruned")
+        yield from self._choice()
+        first = self.state.next_rung
+        if first:
+            yield Resumed(
+                index=first - 1,
+                step=self.cohort.rung_steps[first - 1],
+                lane_steps=self.state.lane_steps,
+                seconds=seconds,
+            )
+        else:
+            yield from self._save()
+        for index, step in list(enumerate(self.cohort.rung_steps))[first:]:
+            yield from self._rung(index, step)
+            self.state.next_rung = index + 1
+            if not self.state.live_trials:
+                return
+            yield from self._save()
+
+    def _save(self) -> Iterator[Event]:
+        """Write a checkpoint, if there is a rung left to train to."""
+        if self.kept is not None and self.state.next_rung < len(self.cohort.rung_steps):
+            saved = self.kept.save(self.cohort, self.engine, self.state)
+            yield from () if saved is None else (saved,)
+
+    def _rung(self, index: int, step: int) -> Iterator[Event]:
+        """Train up to a rung, compare there, and end what ends."""
+        yield from self._advance(step)
+        self._evaluate(step)
+        yield from self._choice()
+        is_last = index == len(self.cohort.rung_steps) - 1
+        pruned = () if is_last else self._choose_pruned(step)
+        yield RungReached(
+            index=index,
+            step=step,
+            values=self._lane_values(),
+            pruned=tuple(trial_id for trial_id in pruned if trial_id in self.told),
+        )
+        for trial_id in tuple(self.state.live_trials) if is_last else pruned:
+            ended = self._end(trial_id, "complete" if is_last else "pruned")
+            if trial_id in self.told:
+                yield ended
+
+    def _choice(self) -> Iterator[EngineChosen]:
+        """How lanes train, if that is news."""
+        if self.engine.choice != self.told_choice:
+            self.told_choice = self.engine.choice
+            yield self.engine.choice
 
     def _divergence_bounds(self) -> dict[int, float]:
         """Per seed, the validation loss beyond which a lane counts as diverged."""
@@ -125,58 +234,59 @@ class _CohortRun:
     def _live_lanes(self) -> list[LaneId]:
         return [
             lane
-            for trial_id in self.live_trials
+            for trial_id in self.state.live_trials
             for lane in self._lanes(trial_id)
-            if lane not in self.divergence
+            if lane not in self.state.divergence
         ]
 
     def _advance(self, step: int) -> Iterator[Progressed]:
         for advance in self.engine.advance(self._live_lanes(), step):
-            self.lane_steps += advance.lane_steps
+            self.state.lane_steps += advance.lane_steps
             now = self.clock()
             if now - self.last_told >= PROGRESS_SECONDS:
                 self.last_told = now
                 yield Progressed(
-                    lane_steps=self.lane_steps,
-                    total_lane_steps=max(self.lane_steps, self._total_lane_steps()),
+                    lane_steps=self.state.lane_steps,
+                    total_lane_steps=max(self.state.lane_steps, self._total_lane_steps()),
                     step=advance.step,
                 )
 
     def _total_lane_steps(self) -> int:
-        return self.ended_steps + len(self._live_lanes()) * self.cohort.rung_steps[-1]
+        return self.state.ended_steps + len(self._live_lanes()) * self.cohort.rung_steps[-1]
 
-    def _evaluate(self, step: int, bounds: Mapping[int, float]) -> None:
+    def _evaluate(self, step: int) -> None:
         """Find the lanes that diverged on the way, then those that are beyond the bound now."""
         lanes = self._live_lanes()
         for lane, record in self.engine.read(lanes).items():
             if record.divergence_step is not None:
                 self._mark_diverged(lane, record.divergence_step, record.num_steps)
         for lane, value in self.engine.evaluate(
-            [lane for lane in lanes if lane not in self.divergence]
+            [lane for lane in lanes if lane not in self.state.divergence]
         ).items():
-            if _is_beyond(value, bounds[lane.seed]):
+            if _is_beyond(value, self.state.bounds[lane.seed]):
                 self._mark_diverged(lane, step, step)
             else:
-                self.values[lane] = value.objective
+                self.state.values[lane] = value.objective
 
     def _mark_diverged(self, lane: LaneId, divergence_step: int, num_steps: int) -> None:
-        self.divergence[lane] = divergence_step
-        self.values.pop(lane, None)
-        self.ended_steps += num_steps
+        self.state.divergence[lane] = divergence_step
+        self.state.values.pop(lane, None)
+        self.state.ended_steps += num_steps
 
     def _choose_pruned(self, step: int) -> tuple[str, ...]:
         values = {
-            trial_id: tuple(self.values.get(lane, math.inf) for lane in self._lanes(trial_id))
-            for trial_id in self.live_trials
+            trial_id: tuple(self.state.values.get(lane, math.inf) for lane in self._lanes(trial_id))
+            for trial_id in self.state.live_trials
         }
         protected = {trial.id for trial in self.cohort.trials if trial.protected}
         chosen = set(self.prune(values, self.cohort.history.get(step, ()), protected))
-        return tuple(trial_id for trial_id in self.live_trials if trial_id in chosen)
+        return tuple(trial_id for trial_id in self.state.live_trials if trial_id in chosen)
 
     def _lane_values(self) -> tuple[LaneValue, ...]:
         return tuple(
-            LaneValue(trial_id=lane.trial_id, seed=lane.seed, value=self.values.get(lane))
-            for trial_id in self.live_trials
+            LaneValue(trial_id=lane.trial_id, seed=lane.seed, value=self.state.values.get(lane))
+            for trial_id in self.state.live_trials
+            if trial_id in self.told
             for lane in self._lanes(trial_id)
         )
 
@@ -184,21 +294,20 @@ class _CohortRun:
         lanes = self._lanes(trial_id)
         records = self.engine.read(lanes)
         results = tuple(
-            LaneResult(
+            LaneResult.of(
+                records[lane],
                 seed=lane.seed,
-                num_steps=records[lane].num_steps,
-                value=self.values.get(lane),
-                divergence_step=self.divergence.get(lane),
-                clip_fraction=records[lane].clip_fraction,
-                mean_scale=records[lane].mean_scale,
-                norms=records[lane].norms,
-                num_non_finite=records[lane].num_non_finite,
+                value=self.state.values.get(lane),
+                divergence_step=self.state.divergence.get(lane),
                 seconds=self.engine.seconds(lane),
+                num_shared_steps=self.engine.num_shared_steps(lane),
             )
             for lane in lanes
         )
-        self.ended_steps += sum(records[lane].num_steps for lane in lanes if lane not in self.divergence)
-        self.live_trials.remove(trial_id)
+        self.state.ended_steps += sum(
+            records[lane].num_steps for lane in lanes if lane not in self.state.divergence
+        )
+        self.state.live_trials.remove(trial_id)
         self.engine.retire(lanes)
         return TrialEnded(trial_id=trial_id, state=state, lanes=results)
 

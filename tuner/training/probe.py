@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tuner.clippers.base import batched, l2_norm, max_abs
 from tuner.errors import ProbeError
 from tuner.evidence import Reference
-from tuner.training.batches import to_device
+from tuner.lanes import trainable
+from tuner.norms import l2_norm, max_abs
+from tuner.training.initial import initial_model, require_scalar
+from tuner.training.precision import INITIAL_SCALE, autocast
 from tuner.training.randomness import GlobalStream, data_generator
-from tuner.training.solo import initial_model
 from tuner.training.trace import sketch
 from tuner.workloads.base import AnyWorkload
+from tuner.workloads.batches import to_device
 
 NUM_BATCHES = 64
 
@@ -62,14 +64,36 @@ def measure_reference(
 def _norms(workload: AnyWorkload, seed: int, num_batches: int, device: torch.device) -> Tensor:
     """L2 norm and largest element of one seed's first gradients, shape (num_batches, 2)."""
     model = initial_model(workload, seed, device).train()
-    parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    workload.device = device
     generator = data_generator(seed)
     rows = []
     with GlobalStream(seed, "training", device).active():
         for step in range(num_batches):
-            batch = to_device(workload.train_batch(step, generator), device)
-            loss = workload.loss(model, batch)
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            grads = {name: grad for name, grad in zip(parameters, found, strict=True) if grad is not None}
-            rows.append(torch.cat([l2_norm(batched(grads)), max_abs(batched(grads))]))
+            found = [_gradient(workload, model, index, generator, device) for index in _parts(workload, step)]
+            row = (sum(found[1:], start=found[0]) / len(found)).unsqueeze(0)
+            rows.append(torch.cat([l2_norm(row), max_abs(row)]))
     return torch.stack(rows)
+
+
+def _parts(workload: AnyWorkload, step: int) -> range:
+    """The batches of one optimizer step."""
+    return range(step * workload.accumulation_steps, (step + 1) * workload.accumulation_steps)
+
+
+def _gradient(
+    workload: AnyWorkload, model: nn.Module, index: int, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """The gradient of one batch as a row, shape (P,)."""
+    parameters = trainable(model)
+    batch = to_device(workload.train_batch(index, generator), device)
+    with autocast(workload.precision, device):
+        loss = workload.loss(model, batch)
+    require_scalar(loss)
+    # fp16 gradients underflow without the scale that training has too.
+    scale = INITIAL_SCALE if workload.precision == "fp16" else 1.0
+    found = torch.autograd.grad(loss.reshape(()) * scale, list(parameters.values()), allow_unused=True)
+    rows = [
+        (torch.zeros_like(each) if grad is None else grad).reshape(-1)
+        for each, grad in zip(parameters.values(), found, strict=True)
+    ]
+    return torch.cat(rows) / scale

@@ -78,6 +78,24 @@ class GlobalStream:
         finally:
             self._write(caller)
 
+    def state(self) -> Tensor:
+        """Where the stream is, uint8; an empty tensor before its first draw."""
+        if self._state is None:
+            return torch.empty(0, dtype=torch.uint8)
+        return self._state.cpu if self._state.device is None else self._state.device
+
+    def restore(self, state: Tensor) -> None:
+        """Continue from what `state`, or a generator of this stream's device, gave."""
+        state = state.clone()  # torch reads a view from the start of its storage
+        if len(state) == 0:
+            self._state = None
+        elif self._device.type == "cuda":
+            # What a model draws on the CPU in between starts its stream again.
+            seeded = torch.Generator().manual_seed(self._seed).get_state()
+            self._state = _GlobalState(cpu=seeded, device=state)
+        else:
+            self._state = _GlobalState(cpu=state, device=None)
+
     def _start(self) -> None:
         torch.default_generator.manual_seed(self._seed)
         if self._device.type == "cuda":

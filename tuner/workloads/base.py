@@ -12,7 +12,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Any nesting of tensors, each of shape [batch, ...].
 BatchT = TypeVar("BatchT")
+
+#: Number format of forward and backward; weights and optimizer states stay as the model has them.
+Precision = Literal["fp32", "bf16", "fp16"]
 
 _TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
@@ -65,7 +68,11 @@ class Workload(ABC, Generic[BatchT]):
         name: as in a study's ``workload``.
         description: one sentence for people.
         objective: name of the number that is minimized on held-out data, for example ``val_loss``.
+        precision: number format of forward and backward: ``fp32``, ``bf16`` or ``fp16`` (with a loss scale per run).
+        accumulation_steps: batches whose mean gradient makes one optimizer step, >= 1; clipping sees that mean.
         parameters: this workload's values; an instance of the class's own ``Parameters``.
+        device: where the engine trains; it sets this before the first batch. Data that lies there need not be copied
+            at every step.
     """
 
     @dataclass(frozen=True)
@@ -75,7 +82,10 @@ class Workload(ABC, Generic[BatchT]):
     name: ClassVar[str] = "custom"
     description: ClassVar[str] = ""
     objective: ClassVar[str] = "val_loss"
+    precision: Precision = "fp32"
+    accumulation_steps: int = 1
     parameters: Any
+    device: torch.device = torch.device("cpu")
 
     def __init__(self, parameters: object | None = None) -> None:
         self.parameters = type(self).Parameters() if parameters is None else parameters
@@ -89,7 +99,8 @@ class Workload(ABC, Generic[BatchT]):
         """The training batch of a step.
 
         Args:
-            step: 0, 1, 2, ... without gaps.
+            step: 0, 1, 2, ... without gaps; with ``accumulation_steps`` n, the batches n * t to n * t + n - 1
+                make the optimizer step t.
             generator: on the CPU; seeded from the training seed alone.
 
         Returns:
@@ -111,6 +122,18 @@ class Workload(ABC, Generic[BatchT]):
     @abstractmethod
     def optimizer(self) -> OptimizerSetting:
         """What to train with, for example ``sgd(lr=self.parameters.learning_rate)``."""
+
+    def require_sound(self) -> None:
+        """Check what a subclass may set.
+
+        Raises:
+            ValueError: if ``precision`` or ``accumulation_steps`` is out of its bounds.
+        """
+        if self.precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise ValueError(f"precision must be one of {known}, got {self.precision!r}")
+        if self.accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be >= 1, got {self.accumulation_steps}")
 
     @property
     def has_metric(self) -> bool:
@@ -179,6 +202,8 @@ class Workload(ABC, Generic[BatchT]):
         loss: Callable[[nn.Module, BatchT], Tensor],
         optimizer: OptimizerSetting | Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         metric: Callable[[nn.Module, BatchT], Tensor] | None = None,
+        precision: Precision = "fp32",
+        accumulation_steps: int = 1,
     ) -> PartsWorkload[BatchT]:
         """A workload from parts you already hold, without a class.
 
@@ -191,15 +216,23 @@ class Workload(ABC, Generic[BatchT]):
             loss: as the method `loss`.
             optimizer: for example ``sgd(lr=0.1)``, or a function from parameters to a PyTorch optimizer.
             metric: as the method `metric`.
+            precision: see `Workload`.
+            accumulation_steps: see `Workload`.
 
         Returns:
             The workload, for `tuner.tune`.
+
+        Raises:
+            ValueError: if ``precision`` or ``accumulation_steps`` is out of its bounds.
         """
         from tuner.workloads.parts import PartsWorkload
 
-        return PartsWorkload(
+        made = PartsWorkload(
             model=model, train=train, validation=validation, loss=loss, optimizer=optimizer, metric=metric
         )
+        made.precision, made.accumulation_steps = precision, accumulation_steps
+        made.require_sound()
+        return made
 
 
 #: A workload whose batches are its own business: what the engine handles.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tuner.optimizers import OptimizerSetting, sgd
 from tuner.workloads.base import Workload, parameter
 
+CPU = torch.device("cpu")
 TRAIN_SHARE = 0.9
 NUM_VALIDATION_WINDOWS = 128
 
@@ -43,8 +44,11 @@ class Text(NamedTuple):
 
 
 @cache
-def load_text() -> Text:
-    """Read the corpus, once per process.
+def load_text(device: torch.device = CPU) -> Text:
+    """Read the corpus, once per process and device.
+
+    Args:
+        device: where the numbers shall lie.
 
     Returns:
         Training and held-out text over one alphabet.
@@ -54,7 +58,7 @@ def load_text() -> Text:
     text = "\n".join(topics.topics[key] for key in sorted(topics.topics))
     alphabet = "".join(sorted(set(text)))
     numbers = {character: number for number, character in enumerate(alphabet)}
-    encoded = torch.tensor([numbers[character] for character in text])
+    encoded = torch.tensor([numbers[character] for character in text], device=device)
     cut = int(len(encoded) * TRAIN_SHARE)
     return Text(train=encoded[:cut], held_out=encoded[cut:], alphabet=alphabet)
 
@@ -100,11 +104,11 @@ class CharlmRnn(Workload[Windows]):
 
     def train_batch(self, step: int, generator: torch.Generator) -> Windows:  # noqa: D102
         del step
-        return self._windows(load_text().train, self.parameters.batch_size, generator)
+        return self._windows(load_text(self.device).train, self.parameters.batch_size, generator)
 
     def validation_batches(self) -> Iterable[Windows]:  # noqa: D102
         generator = torch.Generator().manual_seed(0)
-        return (self._windows(load_text().held_out, NUM_VALIDATION_WINDOWS, generator),)
+        return (self._windows(load_text(self.device).held_out, NUM_VALIDATION_WINDOWS, generator),)
 
     def loss(self, model: nn.Module, batch: Windows) -> Tensor:  # noqa: D102
         characters, following = batch
@@ -116,6 +120,6 @@ class CharlmRnn(Workload[Windows]):
     def _windows(self, text: Tensor, count: int, generator: torch.Generator) -> Windows:
         """Windows at random positions of a text."""
         width = self.parameters.window
-        starts = torch.randint(0, len(text) - width, (count, 1), generator=generator)
-        windows = text[starts + torch.arange(width + 1)]
+        starts = torch.randint(0, len(text) - width, (count, 1), generator=generator).to(text.device)
+        windows = text[starts + torch.arange(width + 1, device=text.device)]
         return windows[:, :-1], windows[:, 1:]

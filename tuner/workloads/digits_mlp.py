@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tuner.optimizers import OptimizerSetting, sgd
 from tuner.workloads.base import Workload, parameter
 
+CPU = torch.device("cpu")
 HELD_OUT_SHARE = 0.2
 NUM_PIXELS = 64
 NUM_CLASSES = 10
@@ -35,8 +36,11 @@ class Digits(NamedTuple):
 
 
 @cache
-def load_digits() -> Digits:
-    """Read the images, once per process.
+def load_digits(device: torch.device = CPU) -> Digits:
+    """Read the images, once per process and device.
+
+    Args:
+        device: where they shall lie.
 
     Returns:
         Training and held-out images with their labels.
@@ -48,11 +52,16 @@ def load_digits() -> Digits:
     train, held_out, train_labels, held_out_labels = train_test_split(
         pixels / 16.0, labels, test_size=HELD_OUT_SHARE, stratify=labels, random_state=0
     )
-    return Digits(train=_tensors(train, train_labels), held_out=_tensors(held_out, held_out_labels))
+    return Digits(
+        train=_tensors(train, train_labels, device), held_out=_tensors(held_out, held_out_labels, device)
+    )
 
 
-def _tensors(pixels: object, labels: object) -> Images:
-    return torch.as_tensor(pixels, dtype=torch.float32), torch.as_tensor(labels, dtype=torch.int64)
+def _tensors(pixels: object, labels: object, device: torch.device) -> Images:
+    return (
+        torch.as_tensor(pixels, dtype=torch.float32, device=device),
+        torch.as_tensor(labels, dtype=torch.int64, device=device),
+    )
 
 
 class DigitsMlp(Workload[Images]):
@@ -81,12 +90,13 @@ class DigitsMlp(Workload[Images]):
 
     def train_batch(self, step: int, generator: torch.Generator) -> Images:  # noqa: D102
         del step
-        pixels, labels = load_digits().train
+        pixels, labels = load_digits(self.device).train
         chosen = torch.randint(0, len(labels), (self.parameters.batch_size,), generator=generator)
+        chosen = chosen.to(labels.device)
         return pixels[chosen], labels[chosen]
 
     def validation_batches(self) -> Iterable[Images]:  # noqa: D102
-        return (load_digits().held_out,)
+        return (load_digits(self.device).held_out,)
 
     def loss(self, model: nn.Module, batch: Images) -> Tensor:  # noqa: D102
         pixels, labels = batch

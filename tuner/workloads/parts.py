@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tuner.optimizers import CustomOptimizer, OptimizerSetting
 from tuner.workloads.base import BatchT, Workload
+from tuner.workloads.batches import to_device
 
 
 class PartsWorkload(Workload[BatchT]):
@@ -28,7 +29,11 @@ class PartsWorkload(Workload[BatchT]):
     ) -> None:
         super().__init__()
         self._model = model
-        self._train = train if callable(train) else _epochs(tuple(train))
+        self._function = train if callable(train) else None
+        self._batches: tuple[BatchT, ...] = () if callable(train) else tuple(train)
+        if self._function is None and not self._batches:
+            raise ValueError("train must hold at least one batch")
+        self._resident = self.device
         self._validation = tuple(validation)
         if not self._validation:
             raise ValueError("validation must hold at least one batch")
@@ -42,7 +47,13 @@ class PartsWorkload(Workload[BatchT]):
         return self._model()
 
     def train_batch(self, step: int, generator: torch.Generator) -> BatchT:  # noqa: D102
-        return self._train(step, generator)
+        if self._function is not None:
+            return self._function(step, generator)
+        if self._resident != self.device:
+            self._batches = tuple(to_device(batch, self.device) for batch in self._batches)
+            self._resident = self.device
+        epoch, position = divmod(step, len(self._batches))
+        return self._batches[_order(len(self._batches), generator.initial_seed(), epoch)[position]]
 
     def validation_batches(self) -> Iterable[BatchT]:  # noqa: D102
         return self._validation
@@ -59,22 +70,6 @@ class PartsWorkload(Workload[BatchT]):
     @property
     def has_metric(self) -> bool:  # noqa: D102
         return self._metric is not None
-
-
-def _epochs(batches: tuple[BatchT, ...]) -> Callable[[int, torch.Generator], BatchT]:
-    """Walk through the batches in a random order that depends on the seed and the epoch alone.
-
-    Raises:
-        ValueError: if there is no batch.
-    """
-    if not batches:
-        raise ValueError("train must hold at least one batch")
-
-    def batch(step: int, generator: torch.Generator) -> BatchT:
-        epoch, position = divmod(step, len(batches))
-        return batches[_order(len(batches), generator.initial_seed(), epoch)[position]]
-
-    return batch
 
 
 @lru_cache(maxsize=64)

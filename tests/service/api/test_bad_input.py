@@ -50,11 +50,11 @@ def assert_problem(response: Any, status: int, code: str, *words: str, pointer: 
     [
         ({"workload": "nope"}, "unknown_workload", "/workload", ["'nope'", "charlm-rnn"]),
         ({"workload": ""}, "invalid_spec", "/workload", ["GET /v1/workloads"]),
-        ({"methods": ["agc"]}, "unknown_method", "/methods/0", ["'agc'", "global_norm"]),
-        ({"methods": ["value", "agc"]}, "unknown_method", "/methods/1", ["'agc'"]),
+        ({"methods": ["spam"]}, "unknown_method", "/methods/0", ["'spam'", "global_norm"]),
+        ({"methods": ["value", "spam"]}, "unknown_method", "/methods/1", ["'spam'"]),
         ({"methods": []}, "invalid_spec", "/methods", ["at least one"]),
         ({"methods": ["none"]}, "invalid_spec", "/methods", ["always a candidate"]),
-        ({"current": {"method": "agc"}}, "unknown_method", "/current/method", ["'agc'"]),
+        ({"current": {"method": "spam"}}, "unknown_method", "/current/method", ["'spam'"]),
         ({"current": {"method": "value"}}, "invalid_spec", "/current/threshold", ["give clip_value > 0"]),
         (
             {"current": {"method": "value", "threshold": 0}},
@@ -63,6 +63,18 @@ def assert_problem(response: Any, status: int, code: str, *words: str, pointer: 
             ["> 0", "use method 'none' for off"],
         ),
         ({"current": {"method": "value", "threshold": -1}}, "invalid_spec", "/current/threshold", ["got -1"]),
+        (
+            {"current": {"method": "autoclip", "threshold": 100}},
+            "invalid_spec",
+            "/current/threshold",
+            ["> 0 and < 100 for the percentile of 'autoclip', got 100", "use method 'none' for off"],
+        ),
+        (
+            {"methods": ["adagc"], "threshold_low": 1, "threshold_high": 2},
+            "invalid_spec",
+            "/threshold_low",
+            ["> 1 for the lambda_rel of 'adagc', got 1"],
+        ),
         ({"threshold_low": 0, "threshold_high": 1}, "invalid_spec", "/threshold_low", ["> 0, got 0"]),
         ({"threshold_low": 1}, "invalid_spec", "/threshold_high", ["give both ends"]),
         ({"threshold_low": 2, "threshold_high": 1}, "invalid_spec", "/threshold_low", ["< threshold_high"]),

@@ -36,6 +36,8 @@ def test_ready_needs_a_worker_of_the_last_minute(api: Any) -> None:
 def test_the_catalog_lists_methods_and_workloads(api: Any) -> None:
     methods = {method["name"]: method for method in api.http.get("/v1/methods").json()["items"]}
     assert methods["value"]["threshold_name"] == "clip_value" and methods["none"]["threshold_name"] is None
+    assert methods["value"]["kappa_low"] == 0.001 and methods["value"]["threshold_low"] is None
+    assert methods["autoclip"]["kappa_low"] is None and methods["autoclip"]["threshold_high"] == 99.0
     (workload,) = api.http.get("/v1/workloads").json()["items"]
     assert workload["parameters"]["properties"]["learning_rate"]["maximum"] == 100.0
 

@@ -149,3 +149,44 @@ def test_log_has_complete_lines_once(capsys: pytest.CaptureFixture[str]) -> None
 def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     follow(STUDY, iter(STREAM), quiet=True)
     assert capsys.readouterr().err == ""
+
+
+def engine(path: str, reason: str, *rates: float | None, lanes: int = 24) -> EventOut:
+    return event(
+        20,
+        "engine",
+        cohort=0,
+        path=path,
+        num_lanes=lanes,
+        reason=reason,
+        lanes_per_second=rates[0],
+        solo_per_second=rates[1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (
+            engine("lanes", "fits", 49.0, 10.0),
+            "engine   24 lanes together, 4.9 times as fast as one at a time",
+        ),
+        (engine("lanes", "the study sets the number", None, None), "engine   24 lanes together"),
+        (engine("solo", "it is faster\nby far", None, None), "engine   one lane at a time: it is faster"),
+        (engine("solo", "", None, None), "engine   one lane at a time: no reason given"),
+    ],
+)
+def test_engine_is_told_in_one_line(told: EventOut, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    follow(STUDY, [told, told])
+    assert capsys.readouterr().err.splitlines().count(line) == 1
+    assert line in StudyView(STUDY).fold(told).lines()
+
+
+def test_resumption_is_told_with_its_step(capsys: pytest.CaptureFixture[str]) -> None:
+    resumed = event(21, "resumed", cohort=0, index=1, step=133, lane_steps=400, seconds=0.5, num_rungs=3)
+    saved = event(22, "checkpoint", cohort=0, index=1, step=133, num_bytes=10, seconds=0.2)
+    failed = event(23, "checkpoint_failed", cohort=0, error="no checkpoint could be written\nmore")
+    follow(STUDY, [resumed, saved, failed])
+    printed = capsys.readouterr().err.splitlines()
+    assert "resumed  from step 133 (checkpoint of rung 2)" in printed
+    assert "         a checkpoint failed: no checkpoint could be written" in printed

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.cli.summary import recommendation_lines
-from service.schemas import RecommendationOut
-from tuner.evidence import Estimate, NormSketch, PairedDifference, Verdict
+from service.cli.summary import recommendation_lines, trial_lines
+from service.schemas import RecommendationOut, TrialOut
+from tuner.evidence import Estimate, LaneResult, NormSketch, PairedDifference, TrialState, Verdict
 from tuner.spec import OFF_SETTING, ClipSetting
 
 BEST = ClipSetting(method="global_norm", threshold=0.25)
@@ -134,6 +134,49 @@ def test_off_that_has_not_ended_is_not_called_diverged() -> None:
 
 def test_missing_interval_of_thresholds_is_left_out() -> None:
     assert ("threshold", "max_norm = 0.25   kappa 0.5") in table(found(Verdict.CLIP, interval=None))
+
+
+def test_heavy_tails_are_told_beside_the_norms() -> None:
+    rows = table(found(Verdict.CLIP, spike_ratio=4.25, tail_index=3.875))
+    text = "median 0.5   q90 0.75   max 2   spike ratio 4.25   tail index 3.88   (before clipping)"
+    assert ("norms", text) in rows
+
+
+def trial(number: int, setting: ClipSetting, *num_shared_steps: int) -> TrialOut:
+    """A complete trial whose lanes took nine steps, some of them as off."""
+    lanes = tuple(
+        LaneResult(
+            seed=seed,
+            num_steps=9,
+            value=1.5,
+            divergence_step=None,
+            clip_fraction=0.0,
+            mean_scale=1.0,
+            norms=None,
+            num_non_finite=0,
+            seconds=0.5,
+            num_shared_steps=shared,
+        )
+        for seed, shared in enumerate(num_shared_steps)
+    )
+    return TrialOut(
+        id=str(number), number=number, cohort=0, setting=setting, state=TrialState.COMPLETE, mean=1.5,
+        standard_error=None, num_diverged=0, clip_fraction=0.0, lanes=lanes, rungs={},
+    )  # fmt: skip
+
+
+def test_settings_that_did_nothing_are_marked_and_the_mark_is_explained() -> None:
+    lines = trial_lines(
+        [trial(0, OFF_SETTING, 0, 0), trial(1, BEST, 9, 9), trial(2, BEST, 9, 4), trial(3, BEST)]
+    )
+    assert [line.endswith("  = off") for line in lines[1:-1]] == [False, True, False, False]
+    assert lines[-1] == " = off: trained once as off: its threshold was never exceeded"
+    assert all(len(line) <= 120 and line == line.rstrip() for line in lines)
+
+
+def test_nothing_is_explained_that_is_not_there() -> None:
+    lines = trial_lines([trial(0, OFF_SETTING, 9, 9), trial(1, BEST, 9, 4)])
+    assert len(lines) == 3 and "= off" not in "".join(lines)
 
 
 def test_long_rows_are_broken_between_their_parts() -> None:

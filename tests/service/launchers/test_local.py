@@ -17,11 +17,14 @@ from service.launchers.local import TRAINER, TrainingProcess
 from service.launchers.protocol import MAX_LINE_BYTES, Catalogue, Done, Message, Ready, decode, encode
 from tuner.spec import MAX_SEEDS, MAX_STEPS, MAX_TRIALS, OFF_SETTING, ClipSetting
 from tuner.training.cohort import (
+    CheckpointSaved,
     Cohort,
     CohortTrial,
+    EngineChosen,
     LaneValue,
     ProbeMeasured,
     Progressed,
+    Resumed,
     RungReached,
     TrialEnded,
 )
@@ -69,7 +72,7 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.02)
 
 
-def test_real_trainer_answers_every_request_in_one_process(launch) -> None:
+def test_real_trainer_answers_every_request_in_one_process(launch, tmp_path) -> None:
     process = launch(*TRAINER)
     assert isinstance(receive(process), Ready)
     process.send({"kind": "describe"})
@@ -94,11 +97,25 @@ def test_real_trainer_answers_every_request_in_one_process(launch) -> None:
         rung_steps=(2, 5),
         divergence_factor=3.0,
     )
-    process.send({"kind": "cohort", "cohort": cohort.to_json()})
+    folder = tmp_path / "cohort"
+    process.send({"kind": "cohort", "cohort": cohort.to_json(), "checkpoints": str(folder)})
     told = [message for message in messages_until_done(process) if not isinstance(message, Progressed)]
-    assert [type(message) for message in told] == [RungReached, RungReached, TrialEnded, TrialEnded, Done]
-    assert [lane.seed for lane in told[2].lanes] == [0, 1]
-    assert [lane.num_steps for lane in told[3].lanes] == [5, 5]
+    assert [type(message) for message in told] == [
+        EngineChosen,
+        RungReached,
+        CheckpointSaved,
+        RungReached,
+        TrialEnded,
+        TrialEnded,
+        Done,
+    ]
+    assert [lane.seed for lane in told[4].lanes] == [0, 1]
+    assert [lane.num_steps for lane in told[5].lanes] == [5, 5]
+
+    process.send({"kind": "cohort", "cohort": cohort.to_json(), "checkpoints": str(folder)})
+    again = [message for message in messages_until_done(process) if not isinstance(message, Progressed)]
+    assert [type(message) for message in again[:3]] == [EngineChosen, Resumed, RungReached]
+    assert [each.lanes[0].value for each in again[3:5]] == [each.lanes[0].value for each in told[4:6]]
 
 
 def test_exception_in_a_request_is_told_and_the_process_goes_on(launch) -> None:

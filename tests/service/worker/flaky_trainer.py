@@ -17,7 +17,7 @@ from service.launchers import trainer
 from tuner.errors import TunerError
 
 fault, marker = sys.argv[1], Path(sys.argv[2])
-answer: Callable[[Mapping[str, Any]], Iterator[Any]] = trainer._answer
+answer: Callable[[Mapping[str, Any], Any], Iterator[Any]] = trainer._answer
 
 
 class BlamedError(TunerError):
@@ -46,11 +46,11 @@ FAULTS: dict[str, Callable[[Mapping[str, Any]], None]] = {
 }
 
 
-def flawed(request: Mapping[str, Any]) -> Iterator[Any]:
+def flawed(request: Mapping[str, Any], rehearsals: Any) -> Iterator[Any]:
     name, _, how_often = fault.partition(":")
     if request["kind"] == "cohort" and name == "exit-after-results" and not marker.exists():
         marker.touch()
-        for message in answer(request):
+        for message in answer(request, rehearsals):
             yield message
             if message.kind == "trial" and message.trial_id == request["cohort"]["trials"][-2]["id"]:
                 os._exit(7)
@@ -63,7 +63,7 @@ def flawed(request: Mapping[str, Any]) -> Iterator[Any]:
             FAULTS[name](request["cohort"])
     if request["kind"] == "cohort" and name == "silent":
         return
-    yield from answer(request)
+    yield from answer(request, rehearsals)
 
 
 trainer._answer = flawed

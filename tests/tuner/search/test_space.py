@@ -59,3 +59,42 @@ def test_same_candidate(one: str, other: str, expected: bool) -> None:
     first, second = ClipSetting.parse(one), ClipSetting.parse(other)
     assert is_same(first, second) is is_same(second, first) is expected
     assert is_known(first, [OFF_SETTING, second]) is (expected or first == OFF_SETTING)
+
+
+def test_range_of_a_threshold_without_a_scale_does_not_depend_on_the_probe(reference: Reference) -> None:
+    spec = StudySpec(workload="w", methods=("autoclip", "norm_growth", "quantile"))
+    assert [(each.low, each.high) for each in threshold_ranges(spec, reference)] == [
+        (1.0, 99.0),
+        (1.001, 2.0),
+        (0.01, 0.99),
+    ]
+
+
+def test_spread_is_even_on_the_methods_own_axis() -> None:
+    # Excess 0.001 to 1 in three decades; odds 1/99 to 99, symmetric around even odds.
+    growth = ThresholdRange(method="norm_growth", low=1.001, high=2.0).spread(3)
+    assert growth == (1.00316, 1.0316, 1.316)
+    share = ThresholdRange(method="quantile", low=0.01, high=0.99).spread(3)
+    assert share == (0.0446, 0.5, 0.9554)
+    assert ThresholdRange(method="autoclip", low=1.0, high=99.0).spread(3) == (4.46, 50.0, 95.54)
+
+
+def test_threshold_without_a_scale_has_no_kappa(reference: Reference) -> None:
+    assert kappa(ClipSetting.parse("autoclip:10"), reference) is None
+    assert kappa(ClipSetting.parse("per_tensor_norm:0.5"), reference) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("norm_growth:1.003", "norm_growth:1.00302", True),
+        ("norm_growth:1.003", "norm_growth:1.004", False),
+        ("autoclip:99", "autoclip:99.001", True),
+        ("autoclip:99", "autoclip:99.2", False),
+        ("quantile:0.5", "quantile:0.501", True),
+        ("quantile:0.5", "quantile:0.51", False),
+    ],
+)
+def test_same_candidate_is_a_distance_on_the_axis(one: str, other: str, expected: bool) -> None:
+    first, second = ClipSetting.parse(one), ClipSetting.parse(other)
+    assert is_same(first, second) is is_same(second, first) is expected

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from tuner.training.batches import batch_size, tensors, to_device
+from tuner.workloads.batches import batch_size, tensors, to_device
 
 
 class Pair(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tuner.training.cohort import Cohort, TrialEnded
-from tuner.training.engine import Advance, Evaluation, LaneId
+from tuner.training.cohort import Cohort, EngineChosen, TrialEnded
+from tuner.training.engine import Advance, EngineState, Evaluation, LaneId
 from tuner.training.loop import train_cohort
 from tuner.training.trace import LaneRecord
 from tuner.workloads import AnyWorkload
@@ -15,6 +15,8 @@ A0, A1, B0, B1 = LaneId("none", 0), LaneId("none", 1), LaneId("value:1", 0), Lan
 
 class DiaryEngine:
     """Advances every lane at once, as a batched engine does; one lane diverges at step 3."""
+
+    choice = EngineChosen(path="lanes", num_lanes=4, reason="a diary")
 
     def __init__(self) -> None:
         self.diary: list[tuple[str, tuple[LaneId, ...]]] = []
@@ -43,11 +45,20 @@ class DiaryEngine:
             num_non_finite=int(diverged),
         )
 
+    def num_shared_steps(self, lane: LaneId) -> int:
+        return 0
+
     def seconds(self, lane: LaneId) -> float:
         return 1.5
 
     def retire(self, lanes: Sequence[LaneId]) -> None:
         self.diary.append(("retire", tuple(lanes)))
+
+    def state(self) -> EngineState | None:
+        return None
+
+    def restore(self, state: EngineState) -> None:
+        raise AssertionError("nothing was written down")
 
 
 def test_loop_asks_an_engine_only_for_live_lanes(

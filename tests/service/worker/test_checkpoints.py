@@ -1,0 +1,145 @@
+"""Where checkpoints may be, who deletes them, and a runner that goes on from them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from service.db.models import JobEventRow
+from service.db.session import Database
+from service.errors import TrainingError
+from service.jobs.lease import Lease
+from service.jobs.queue import Queue
+from service.settings import Settings
+from service.states import JobState
+from service.worker import checkpoints, ledger
+from service.worker.training import require_belonging
+from tuner.spec import OFF_SETTING, StudySpec
+from tuner.training.cohort import (
+    CheckpointFailed,
+    CheckpointSaved,
+    Cohort,
+    CohortTrial,
+    EngineChosen,
+    Resumed,
+)
+
+SPEC = StudySpec(workload="w")
+STUDY_ID = str(uuid.UUID(int=7))
+
+
+def test_folder_is_made_of_the_setting_and_ids(tmp_path: Path) -> None:
+    assert checkpoints.cohort_folder(tmp_path, STUDY_ID, 3) == tmp_path / STUDY_ID / "cohort-3"
+
+
+@pytest.mark.parametrize(
+    "study_id", ["", "..", "../x", f"{STUDY_ID}/..", STUDY_ID.upper() + "A", "/etc", "a\0"]
+)
+def test_no_other_text_becomes_a_path(tmp_path: Path, study_id: str) -> None:
+    with pytest.raises(ValueError, match="must be a lower-case uuid"):
+        checkpoints.study_folder(tmp_path, study_id)
+
+
+def test_relative_root_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be absolute, got checkpoints"):
+        checkpoints.study_folder(Path("checkpoints"), STUDY_ID)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Settings(home=Path("/data")), Path("/data/checkpoints")),
+        (Settings(home=Path("/data"), checkpoint_dir="/shared/c"), Path("/shared/c")),
+        (Settings(checkpoint_dir="c"), Path.cwd() / "c"),
+        (Settings(checkpoint_dir="~/c"), Path.home() / "c"),
+    ],
+)
+def test_setting_is_an_absolute_path(settings: Settings, expected: Path) -> None:
+    assert settings.checkpoint_path == expected
+
+
+def test_sweep_deletes_what_ended_studies_left_and_nothing_else(
+    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], tmp_path: Path
+) -> None:
+    ended, running = lease_of(SPEC), lease_of(StudySpec(workload="v"))
+    queue.finish(ended, JobState.CANCELLED)
+    of_another_database, no_study = tmp_path / STUDY_ID, tmp_path / "somebody's files"
+    folders = [checkpoints.cohort_folder(tmp_path, each.study_id, 0) for each in (ended, running)]
+    for folder in (*folders, of_another_database, no_study):
+        (folder / "0000000001-000000000000").mkdir(parents=True)
+    checkpoints.sweep(database, tmp_path)
+    left = {each.name for each in tmp_path.iterdir() if each.is_dir()}
+    assert left == {running.study_id, STUDY_ID, no_study.name}
+
+
+def test_sweep_without_a_folder_does_nothing(database: Database, tmp_path: Path) -> None:
+    checkpoints.sweep(database, tmp_path / "not there")
+    assert not (tmp_path / "not there").exists()
+
+
+def test_events_of_a_training_are_told(
+    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease]
+) -> None:
+    lease = lease_of(SPEC)
+    chosen = EngineChosen(
+        path="lanes", num_lanes=24, reason="fast\0er", lanes_per_second=49.0, solo_per_second=10.0
+    )
+    with queue.held(lease) as session:
+        ledger.record_engine(session, queue, lease, chosen, cohort=1)
+        resumed = Resumed(index=1, step=133, lane_steps=400, seconds=0.5)
+        ledger.record_resumed(session, queue, lease, resumed, cohort=1, num_rungs=3)
+        saved = CheckpointSaved(index=1, step=133, num_bytes=10, seconds=0.25)
+        ledger.record_checkpoint(session, queue, lease, saved, cohort=1)
+        ledger.record_checkpoint_failed(session, queue, lease, CheckpointFailed(error="full \0"), cohort=1)
+    with database.read() as session:
+        rows = session.scalars(select(JobEventRow).order_by(JobEventRow.id)).all()[-4:]
+        assert [(row.kind, row.payload["cohort"]) for row in rows] == [
+            ("engine", 1),
+            ("resumed", 1),
+            ("checkpoint", 1),
+            ("checkpoint_failed", 1),
+        ]
+        assert rows[0].payload["reason"] == "fast\\x00er"
+        assert (rows[1].payload["step"], rows[1].payload["num_rungs"]) == (133, 3)
+        assert ledger.engine_paths(session, lease.study_id) == ["lanes"]
+        assert ledger.engine_paths(session, STUDY_ID) == []
+
+
+def test_checkpoint_is_progress_that_forgets_lost_workers(
+    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, forgiven = lease_of(SPEC), []
+    monkeypatch.setattr(queue, "forget_losses", lambda session, lease: forgiven.append(lease))
+    with queue.held(lease) as session:
+        saved = CheckpointSaved(index=0, step=1, num_bytes=1, seconds=0.1)
+        ledger.record_checkpoint(session, queue, lease, saved, cohort=0)
+    assert forgiven == [lease]
+
+
+@pytest.mark.parametrize("step", [30, 11])
+def test_checkpoint_at_a_step_that_is_no_rung_to_go_on_from_is_bad_output(step: int) -> None:
+    cohort = Cohort(
+        workload="w",
+        parameters={},
+        trials=(CohortTrial(id="a", setting=OFF_SETTING),),
+        seeds=(0,),
+        rung_steps=(10, 30),
+        divergence_factor=3.0,
+    )
+    require_belonging(cohort, [CheckpointSaved(index=0, step=10, num_bytes=1, seconds=0.1)])
+    for message in (
+        CheckpointSaved(index=0, step=step, num_bytes=1, seconds=0.1),
+        Resumed(index=0, step=step, lane_steps=1, seconds=0.1),
+    ):
+        with pytest.raises(TrainingError, match="not of its cohort"):
+            require_belonging(cohort, [message])
+
+
+def test_provenance_says_how_lanes_were_trained() -> None:
+    assert "engine" not in ledger.provenance(None, [])
+    assert ledger.provenance(None, ["lanes"])["engine"] == "lanes"
+    assert ledger.provenance(None, ["lanes", "solo"])["engine"] == "lanes and solo"
