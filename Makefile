@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-TUNER_TESTS := tests/tuner tests/gpu tests/test_benchmarks.py \
+TUNER_TESTS := tests/tuner tests/gpu tests/known tests/test_benchmarks.py tests/test_search_benchmark.py \
 	$(filter-out tests/contracts/test_queue%,$(wildcard tests/contracts/test_*.py))
 
 # Kills processes at times that only an otherwise quiet machine keeps.

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 import service.schemas
 import tuner.evidence
 import tuner.methods
+import tuner.records
 import tuner.spec
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -30,17 +31,23 @@ _BEGIN, _END = "<!-- http codes: begin -->\n", "<!-- http codes: end -->\n"
 _BODIES = (
     "StudyRequest",
     "ClipSetting",
+    "ExtendRequest",
     "StudyOut",
+    "WarmStart",
     "StudyError",
     "TrialOut",
     "LaneResult",
     "RecommendationAnswer",
     "RecommendationOut",
+    "NeighbourOut",
     "Estimate",
     "PairedDifference",
+    "FailureRate",
     "NormSketch",
     "PhaseSketch",
     "LossSketch",
+    "LossCurve",
+    "NormHistogram",
     "WorkloadOut",
     "MethodOut",
     "WorkerOut",
@@ -87,10 +94,10 @@ def render_cli() -> str:
             ("code", "meaning"),
             [
                 ("0", "done"),
-                ("1", "`recommend`: nothing is stored for this workload"),
+                ("1", "`recommend`: nothing is stored for this workload, nor for anything similar"),
                 ("2", "usage or configuration, or a request that the service refused"),
                 ("3", "the service or its database can't be reached, or refuses the access key"),
-                ("5", "the study failed or was cancelled (`watch`, and `submit --wait`)"),
+                ("5", "the study failed or was cancelled (`watch`, and `--wait` of `submit` and `extend`)"),
                 ("130", "interrupted"),
             ],
         )
@@ -128,8 +135,9 @@ def render_http() -> str:
         "- Send the access key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. `/healthz`, `/readyz`, `/version`,\n"
         "  `/docs`, `/openapi.json` and `/errors/CODE` need none.\n"
         "- A body is JSON and says so: `Content-Type: application/json`, as `curl --json` does.\n"
-        "- A submission carries an `Idempotency-Key`, 1 to 200 printable ASCII characters, remembered for a week per\n"
-        "  tenant: the same key with the same body gives the same study (200, `Idempotency-Replayed: true`).\n"
+        "- A submission or an extension carries an `Idempotency-Key`, 1 to 200 printable ASCII characters, remembered\n"
+        "  for a week per tenant: the same key with the same body gives the same study (200,\n"
+        "  `Idempotency-Replayed: true`).\n"
         "- Every error is `application/problem+json` (RFC 9457) with a stable `code`: see [errors](errors.md).\n"
         "- Every answer carries `X-Request-Id`: the one you sent, or a new one.\n"
         "- Lists are pages: `{items, next_cursor}`. Hand `next_cursor` back as `cursor`; null is the end.\n"
@@ -145,13 +153,15 @@ def render_http() -> str:
             if rows:
                 parts.append("\n" + _table(("parameter", "in", "type", "meaning"), rows))
             if "requestBody" in operation:
-                parts.append("\nThe body is a [StudyRequest](#studyrequest).\n")
+                content = operation["requestBody"]["content"]["application/json"]
+                parts.append(f"\nThe body is {_type(content['schema'])}.\n")
     parts.append(
         "\n## Events\n\n"
         "`GET /v1/studies/{study_id}/events` is a stream of Server-Sent Events. Each `data` is one JSON object\n"
         "with `id`, `kind`, `created_at` and `payload`. After a cut, send the last id as `Last-Event-ID` and the\n"
-        "stream goes on behind it. It ends after `succeeded`, `failed` or `cancelled`. A reader ignores kinds that it\n"
-        "does not know.\n\n" + _table(("kind", "when"), _EVENTS)
+        "stream goes on behind it. It ends after `succeeded`, `failed` or `cancelled`, unless that is `superseded`:\n"
+        "the study was extended after it. A reader ignores kinds that it does not know.\n\n"
+        + _table(("kind", "when"), _EVENTS)
     )
     parts.append("\n## Bodies\n")
     schemas = described["components"]["schemas"]
@@ -171,14 +181,20 @@ def render_http() -> str:
 
 
 #: Bodies that a caller sends, so that defaults matter.
-_SENT = ("StudyRequest", "ClipSetting")
+_SENT = ("StudyRequest", "ClipSetting", "ExtendRequest")
 _STUDY_FIELDS = ("name", *(each.name for each in dataclasses.fields(tuner.spec.StudySpec)))
 _EVENTS = [
-    ("`queued`", "the study was stored"),
+    ("`queued`", "the study was stored, or extended"),
     ("`acquired`", "a worker took it: `owner`, `attempt`"),
     ("`training_started`", "a training process is up: `pid`, `device`, `torch`, `seconds` it took to start"),
-    ("`probe`", "the reference norms were measured"),
-    ("`cohort`", "a cohort begins: `cohort`, `trials`, `seeds`, `rung_steps`"),
+    (
+        "`probe`",
+        "the reference norms were measured: `reference`, and with it the `fingerprint` and the `warm_start`",
+    ),
+    (
+        "`cohort`",
+        "a cohort begins: `cohort`, `trials`, `stage` (`search` or `confirm`), `seeds`, `rung_steps`",
+    ),
     (
         "`engine`",
         "how the cohort is trained: `path` (`lanes` or `solo`), `num_lanes`, `reason`, and the measured "
@@ -195,14 +211,14 @@ _EVENTS = [
     ),
     ("`progress`", "`lane_steps` of `total_lane_steps` of the cohort; at most once a second"),
     ("`rung`", "a rung was reached: mean and diverged seeds by trial, and which trials were `pruned`"),
-    ("`trial`", "a trial has its result"),
+    ("`trial`", "a trial has its result: `setting`, `stage`, `mean`, `num_diverged`"),
     ("`trial_failed`", "a trial's code broke too often"),
     ("`released`", "the worker stopped and gave the study back; another one goes on"),
     ("`reaped`", "the worker was lost: `lost_count` in a row; another one goes on"),
     ("`error`", "the worker's own code broke; it is tried again after `delay_seconds`"),
     ("`cancel_requested`", "somebody cancelled; the training stops within seconds"),
-    ("`recommendation`", "the answer was stored: `id`, `verdict`, `setting`"),
-    ("`succeeded`, `failed`, `cancelled`", "the end"),
+    ("`recommendation`", "the answer was stored: `id`, `version`, `verdict`, `setting`"),
+    ("`succeeded`, `failed`, `cancelled`", "the end; with `superseded`, until the study was extended"),
 ]
 
 
@@ -357,7 +373,7 @@ def _default(schema: dict[str, Any], is_required: bool) -> str:
 
 
 def _home(name: str) -> type:
-    homes = (service.schemas, tuner.evidence, tuner.spec)
+    homes = (service.schemas, tuner.evidence, tuner.records, tuner.spec)
     found: type = next(getattr(module, name) for module in homes if hasattr(module, name))
     return found
 

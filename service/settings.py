@@ -72,7 +72,13 @@ class Settings(BaseSettings):
     max_lane_steps: int = Field(
         default=100_000_000,
         ge=1,
-        description="Largest budget of a study: num_trials x num_seeds x num_steps, in optimizer steps.",
+        description="Largest budget of a study, in optimizer steps: (num_trials x num_seeds + 4 x fresh seeds) x "
+        "num_steps.",
+    )
+    warm_start: bool = Field(
+        default=True,
+        description="Whether a new study's search begins with what similar studies of its tenant recommend. Read by "
+        "workers.",
     )
     lease_seconds: float = Field(
         default=60.0,

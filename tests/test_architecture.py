@@ -209,7 +209,7 @@ def test_ci_makes_what_is_missing_a_failure(ci_machine: Path) -> None:
 def test_ci_installs_curl_where_it_may(ci_machine: Path) -> None:
     assert run_ci(ci_machine)[:2] == [
         "apt-get update -q",
-        "apt-get install -yq --no-install-recommends curl",
+        "apt-get install -yq --no-install-recommends curl chromium",
     ]
     (ci_machine / "apt-get").unlink()
     assert run_ci(ci_machine) == ["make check CI=1", "make test CI=1"]

@@ -81,13 +81,17 @@ class ProbeError(TunerError, ArithmeticError):
 
     Attributes:
         reason: what was measured, as one sentence.
+        remedy: what to change, as a sentence without its subject.
     """
 
     code = "probe_failed"
 
-    def __init__(self, reason: str) -> None:
+    def __init__(
+        self, reason: str, remedy: str = "check the loss and the data of the first training batches"
+    ) -> None:
         self.reason = reason
-        super().__init__(f"{reason}; check the loss and the data of the first training batches")
+        self.remedy = remedy
+        super().__init__(f"{reason}; {remedy}")
 
 
 class UnsupportedModelError(TunerError, ValueError):

@@ -36,6 +36,56 @@ class TrialState(StrEnum):
         return self in (TrialState.WAITING, TrialState.RUNNING)
 
 
+class Stage(StrEnum):
+    """What a trial is for."""
+
+    #: Finding the setting.
+    SEARCH = "search"
+    #: Comparing it with *off* and today's value on seeds that the search never saw.
+    CONFIRM = "confirm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothness:
+    """How the curvature grows with the gradient: ``curvature <= l0 + l1 * norm`` ((L0, L1)-smoothness).
+
+    Attributes:
+        l0: curvature where the gradient vanishes, >= 0.
+        l1: its growth per unit of gradient norm, >= 0; the theory expects clipping to help where it is large.
+        num_points: places at which both were measured.
+        correlation: Pearson's, between curvature and gradient norm over these places, in [-1, 1].
+    """
+
+    l0: float
+    l1: float
+    num_points: int
+    correlation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What is trained and with what, as far as it can be said without the workload's name.
+
+    Attributes:
+        model_signature: hash of the trainable parameters' names and shapes and of the modules' types, 16 hexadecimal
+            characters.
+        num_parameters: trainable ones.
+        num_tensors: in which they come.
+        optimizer: its class in lower case, for example ``sgd`` or ``adam``.
+        learning_rate: its base rate; None if it was built by a function of the user's.
+        batch_size: examples of an optimizer step, accumulation included; None if batches do not say.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    model_signature: str
+    num_parameters: int
+    num_tensors: int
+    optimizer: str
+    learning_rate: float | None
+    batch_size: int | None
+    precision: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """What the probe measured at frozen weights: the scales that kappa is relative to.
@@ -44,11 +94,19 @@ class Reference:
         l2_norm: sketch of the L2 norm of the whole gradient, before clipping.
         max_abs: sketch of the largest absolute element of the gradient.
         num_batches: training batches measured, over all seeds.
+        spike_ratio: largest L2 norm / median; None if not measured.
+        tail_index: Hill's estimate of the exponent of the L2 norms' tail; None if not measured, or with too few.
+        smoothness: how the curvature grows with the gradient; None if it could not be estimated.
+        features: what was measured; None in references of earlier versions.
     """
 
     l2_norm: NormSketch
     max_abs: NormSketch
     num_batches: int
+    spike_ratio: float | None = None
+    tail_index: float | None = None
+    smoothness: Smoothness | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +119,14 @@ class LaneResult(LaneRecord):
         seconds: wall time spent on training this lane's steps.
         num_shared_steps: steps this lane did not train itself because it was, bit for bit, the *off* lane of its
             seed: its threshold was not exceeded until then; equal to ``num_steps`` if it never was.
+        initial: the objective before the first step; None if it was not finite, or is not recorded.
     """
 
     seed: int
     value: float | None
     seconds: float
     num_shared_steps: int = 0
+    initial: float | None = None
 
     @classmethod
     def of(
@@ -78,6 +138,7 @@ class LaneResult(LaneRecord):
         divergence_step: int | None,
         seconds: float,
         num_shared_steps: int = 0,
+        initial: float | None = None,
     ) -> LaneResult:
         """A record with what only the loop knows.
 
@@ -88,6 +149,7 @@ class LaneResult(LaneRecord):
             divergence_step: the record's, or the rung at which the objective passed the bound.
             seconds: see the class.
             num_shared_steps: see the class.
+            initial: see the class.
 
         Returns:
             The result.
@@ -98,6 +160,7 @@ class LaneResult(LaneRecord):
             "divergence_step": divergence_step,
             "seconds": seconds,
             "num_shared_steps": num_shared_steps,
+            "initial": initial,
         }
         return cls(**vars(record) | own)
 
@@ -124,6 +187,8 @@ class Trial:
         state: where it stands.
         rungs: objective by rung step and seed; None where the lane had diverged.
         lanes: one result per seed once the trial ended, ordered by seed; empty before, and if it failed.
+        stage: whether it searches or confirms; a setting that is confirmed has a trial of each stage.
+        seeds: its training seeds; empty stands for the study's `tuner.spec.StudySpec.seeds`.
     """
 
     id: str
@@ -133,6 +198,8 @@ class Trial:
     state: TrialState = TrialState.WAITING
     rungs: Mapping[int, Mapping[int, float | None]] = field(default_factory=dict)
     lanes: tuple[LaneResult, ...] = ()
+    stage: Stage = Stage.SEARCH
+    seeds: tuple[int, ...] = ()
 
     @property
     def num_diverged(self) -> int:
@@ -176,7 +243,8 @@ class PairedDifference:
             same seeds, the quantile is that of 1 - 0.025 / N (Bonferroni), so that the choice is allowed for.
         high: upper end of the same interval.
         num_pairs: seeds in which both have a value, at least 2.
-        test: how the interval was computed, for example ``paired t, Bonferroni over 6 settings``.
+        test: how it was judged, for example ``paired t, Bonferroni over 6 settings``.
+        p_value: two-sided, of the test that decided where some seeds failed; None where the interval decides.
     """
 
     mean: float
@@ -184,6 +252,24 @@ class PairedDifference:
     high: float
     num_pairs: int
     test: str = "paired t"
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureRate:
+    """How often a setting failed: diverged, or ended less than half way from the start to the best.
+
+    Attributes:
+        num_failed: lanes that failed, the diverged ones included.
+        num_lanes: lanes that ended, over all seeds of search and confirmation.
+        low: lower end of the 95 % interval of the probability (Wilson), in [0, 1].
+        high: upper end.
+    """
+
+    num_failed: int
+    num_lanes: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +294,18 @@ class Recommendation:
         spike_ratio: largest norm / median norm under ``best``, median over seeds; None if not recorded.
         tail_index: Hill's estimate of the exponent of the norms' tail under ``best``, median over seeds; None if not
             recorded, or with fewer than 100 norms.
+        num_fresh_seeds: seeds that the search never saw, on which ``value``, ``off`` and the differences rest; 0 if
+            they rest on the search's own.
+        more_seeds: further fresh seeds that would about settle an inconclusive verdict; None if it is settled, or if
+            no reasonable number would.
+        failures: how often ``best`` failed; None without ``best``.
+        off_failures: the same without clipping; None without a result.
+        step_cap: learning rate x threshold of ``best``, the longest step it allows, for SGD and a threshold in units
+            of the L2 norm; None otherwise.
+        matched: *off* at the learning rate times ``mean_scale``: what lowering the rate does without clipping; None
+            unless ``best`` clipped more than half of the steps and the matched rate was confirmed.
+        against_matched: paired difference of ``best`` against it; None likewise.
+        search_end: why the search ended, as a sentence; empty if not told.
         objective: name of the minimized number, for example ``val_loss``.
         num_trials: settings evaluated.
         num_diverged_trials: settings with at least one diverged seed.
@@ -237,6 +335,14 @@ class Recommendation:
     train_seconds: float
     spike_ratio: float | None = None
     tail_index: float | None = None
+    num_fresh_seeds: int = 0
+    more_seeds: int | None = None
+    failures: FailureRate | None = None
+    off_failures: FailureRate | None = None
+    step_cap: float | None = None
+    matched: Estimate | None = None
+    against_matched: PairedDifference | None = None
+    search_end: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The recommendation as plain JSON values."""

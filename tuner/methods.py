@@ -151,7 +151,7 @@ _ALL = (
         threshold_name="max_norm",
         threshold_unit="gradient norm (L2, before clipping)",
         scale="l2_norm",
-        kappa_low=1e-2,
+        kappa_low=1e-3,
         kappa_high=10.0,
     ),
     Method(
@@ -161,7 +161,7 @@ _ALL = (
         threshold_name="max_norm",
         threshold_unit="largest absolute element of the gradient, before clipping",
         scale="max_abs",
-        kappa_low=1e-2,
+        kappa_low=1e-3,
         kappa_high=10.0,
     ),
     Method(
@@ -181,7 +181,7 @@ _ALL = (
         threshold_name="max_norm",
         threshold_unit="gradient norm (L2, before clipping); a tensor's share is max_norm / sqrt(T)",
         scale="l2_norm",
-        kappa_low=1e-2,
+        kappa_low=1e-3,
         kappa_high=10.0,
     ),
     Method(

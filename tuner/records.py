@@ -7,8 +7,16 @@ default, so that its rows are still read.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+#: Most bins of a `NormHistogram`, and most points of a `LossCurve`: together less than a kilobyte of JSON.
+MAX_BINS, MAX_POINTS = 40, 64
+#: Bins per octave (doubling) of the finest grid; coarser grids have half as many, a quarter, and so on.
+BINS_PER_OCTAVE = 32
 
 
 class Phase(StrEnum):
@@ -93,6 +101,144 @@ class LossSketch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossCurve:
+    """Training loss along one lane's run: the mean over each of its stretches, which are equally long.
+
+    Attributes:
+        stride: steps per stretch, at least 1; the last stretch may be shorter.
+        losses: mean over the stretch's kept steps with a finite loss (every step of a short run), rounded to 6
+            significant digits; None for a stretch without any. At most 64.
+    """
+
+    stride: int
+    losses: tuple[float | None, ...]
+
+    def points(self, num_steps: int) -> tuple[tuple[float, float], ...]:
+        """The curve as (step, loss), the step being the middle of its stretch.
+
+        Args:
+            num_steps: steps that the lane took.
+
+        Returns:
+            One point per stretch that has a loss.
+
+        Example:
+            >>> LossCurve(stride=2, losses=(3.0, None, 1.0)).points(5)
+            ((0.5, 3.0), (4.0, 1.0))
+        """
+        begins = range(0, num_steps, self.stride)
+        return tuple(
+            ((begin + min(begin + self.stride, num_steps) - 1) / 2, loss)
+            for begin, loss in zip(begins, self.losses, strict=False)
+            if loss is not None
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormHistogram:
+    """How many gradients had which norm before clipping, over the norms that quantiles rest on.
+
+    Bins are equally wide on a logarithmic scale and their edges lie on a fixed grid, ``2 ** (k * width)`` for whole
+    k, whose width is 1/32 octave or that times a power of two. So histograms of several lanes can be added up.
+
+    Attributes:
+        low: lower edge of the first bin, > 0.
+        high: upper edge of the last bin.
+        counts: norms per bin, from its lower edge up to, not including, its upper one; at most 40.
+        num_zero: norms of exactly 0, which are in no bin.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+    num_zero: int = 0
+
+    @classmethod
+    def on_grid(cls, first: int, width: int, counts: Sequence[int], num_zero: int = 0) -> NormHistogram:
+        """A histogram from positions on the grid.
+
+        Args:
+            first: the first bin's, in its own widths from 1.0.
+            width: of a bin, in 1/32 octaves; a power of two.
+            counts: norms per bin, at least one bin.
+            num_zero: see the class.
+
+        Returns:
+            The histogram.
+
+        Example:
+            >>> NormHistogram.on_grid(-1, 32, [3, 1])
+            NormHistogram(low=0.5, high=2.0, counts=(3, 1), num_zero=0)
+        """
+        edges = [2.0 ** (position * width / BINS_PER_OCTAVE) for position in (first, first + len(counts))]
+        return cls(low=edges[0], high=edges[1], counts=tuple(counts), num_zero=num_zero)
+
+    @classmethod
+    def merged(cls, histograms: Iterable[NormHistogram]) -> NormHistogram | None:
+        """Several histograms added up, on the finest grid that holds them all in 40 bins.
+
+        Args:
+            histograms: of any lanes.
+
+        Returns:
+            The sum; None without any.
+
+        Example:
+            >>> one, other = NormHistogram.on_grid(0, 32, [3, 1]), NormHistogram.on_grid(6, 8, [1, 0, 2])
+            >>> NormHistogram.merged([one, other]).counts
+            (3, 2, 2)
+        """
+        parts = list(histograms)
+        if not parts:
+            return None
+        width = max(each.width for each in parts)
+        sums = Counter[int]()
+        for each in parts:
+            same = each.coarsened(width)
+            sums.update({same.first + index: count for index, count in enumerate(same.counts)})
+        counts = [sums[position] for position in range(min(sums), max(sums) + 1)]
+        whole = cls.on_grid(min(sums), width, counts, sum(each.num_zero for each in parts))
+        while len(whole.counts) > MAX_BINS:
+            whole = whole.coarsened(2 * whole.width)
+        return whole
+
+    def coarsened(self, width: int) -> NormHistogram:
+        """The same norms in wider bins.
+
+        Args:
+            width: of the new bins, in 1/32 octaves; this histogram's times a power of two.
+
+        Returns:
+            The histogram.
+
+        Example:
+            >>> NormHistogram.on_grid(-1, 32, [3, 1]).coarsened(64)
+            NormHistogram(low=0.25, high=4.0, counts=(3, 1), num_zero=0)
+        """
+        factor = width // self.width
+        counts = [0] * ((self.first + len(self.counts) - 1) // factor - self.first // factor + 1)
+        for index, count in enumerate(self.counts):
+            counts[(self.first + index) // factor - self.first // factor] += count
+        return NormHistogram.on_grid(self.first // factor, width, counts, self.num_zero)
+
+    @property
+    def width(self) -> int:
+        """Of a bin, in 1/32 octaves; a power of two."""
+        return round(math.log2(self.high / self.low) / len(self.counts) * BINS_PER_OCTAVE)
+
+    @property
+    def first(self) -> int:
+        """Position of the first bin on the grid, in widths from 1.0."""
+        return round(math.log2(self.low) * BINS_PER_OCTAVE / self.width)
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """Edges of the bins, ascending, one more than there are bins."""
+        positions = range(self.first, self.first + len(self.counts) + 1)
+        return tuple(2.0 ** (position * self.width / BINS_PER_OCTAVE) for position in positions)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaneRecord:
     """What one lane recorded while it trained; a `tuner.evidence.LaneResult` adds what it was and what it reached.
 
@@ -115,6 +261,8 @@ class LaneRecord:
             below about 2 the norms have no finite variance. None with fewer than 100 norms.
         loss: training losses; None if none was finite.
         phases: one sketch per phase that the lane has a step in, in order.
+        curve: training loss along the run; None if none was finite, or if it is not recorded.
+        histogram: of the gradient norms before clipping; None if no norm was above 0, or if it is not recorded.
     """
 
     num_steps: int
@@ -131,3 +279,5 @@ class LaneRecord:
     tail_index: float | None = None
     loss: LossSketch | None = None
     phases: tuple[PhaseSketch, ...] = ()
+    curve: LossCurve | None = None
+    histogram: NormHistogram | None = None

@@ -20,6 +20,9 @@ from tuner.parameters import ParameterValue
 
 MAX_TRIALS = 1000
 MAX_SEEDS = 32
+MAX_CONFIRM_SEEDS = 64
+#: Least and greatest factor on a workload's learning rate.
+RATE_SCALES = (1e-4, 1e4)
 MAX_STEPS = 10_000_000
 MAX_LANES = 100_000
 
@@ -31,15 +34,18 @@ class ClipSetting:
     Attributes:
         method: a name in `tuner.methods.METHODS`.
         threshold: the tuned number in the method's own unit, between its bounds; None exactly for ``none``.
+        learning_rate_scale: factor on the workload's learning rate, 1e-4 to 1e4; 1 leaves it as it is.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     method: str
     threshold: float | None = None
+    learning_rate_scale: float = 1.0
 
     def __post_init__(self) -> None:
         method = get_method(self.method)
+        _require_rate_scale("learning_rate_scale", self.learning_rate_scale)
         if not method.has_threshold:
             if self.threshold is not None:
                 raise SpecError(
@@ -59,38 +65,33 @@ class ClipSetting:
         return self.method == OFF
 
     def __str__(self) -> str:
-        return self.method if self.threshold is None else f"{self.method}:{self.threshold:g}"
+        text = self.method if self.threshold is None else f"{self.method}:{self.threshold:g}"
+        return text if self.learning_rate_scale == 1 else f"{text}@{self.learning_rate_scale:g}"
 
     @classmethod
     def parse(cls, text: str) -> ClipSetting:
-        """Read the form that `str` writes, for example ``global_norm:0.35`` or ``none``.
+        """Read the form that `str` writes, for example ``global_norm:0.35``, ``none`` or ``global_norm:0.35@0.5``.
 
         Args:
-            text: method, and after a colon the threshold.
+            text: method, after a colon the threshold, and after an @ the factor on the learning rate.
 
         Returns:
             The setting.
 
         Raises:
-            SpecError: if the part after the colon is not a number, or is out of bounds.
+            SpecError: if a part is not a number, or is out of bounds.
 
         Example:
-            >>> ClipSetting.parse("global_norm:0.35")
-            ClipSetting(method='global_norm', threshold=0.35)
+            >>> ClipSetting.parse("global_norm:0.35@0.5")
+            ClipSetting(method='global_norm', threshold=0.35, learning_rate_scale=0.5)
         """
-        method, colon, threshold = text.partition(":")
-        if not colon:
-            return cls(method=method)
-        try:
-            number = float(threshold)
-        except ValueError:
-            raise SpecError(
-                "threshold", f"must be a number, got {threshold!r}; write METHOD:THRESHOLD"
-            ) from None
-        return cls(method=method, threshold=number)
-
-
-OFF_SETTING = ClipSetting(method=OFF)
+        setting, at, scale = text.partition("@")
+        method, colon, threshold = setting.partition(":")
+        return cls(
+            method=method,
+            threshold=_number("threshold", threshold) if colon else None,
+            learning_rate_scale=_number("learning_rate_scale", scale) if at else 1.0,
+        )
 
 
 #: How many lanes train as one batch: ``auto`` measures, ``solo`` trains one at a time, a number is the most.
@@ -109,11 +110,16 @@ class StudySpec:
         threshold_low: lower end of the search range in the method's unit; None derives it from the probe.
         threshold_high: upper end, likewise.
         num_trials: clip settings to evaluate, *off* and ``current`` included, 2 to 1000.
-        num_seeds: seeds per setting, the same for all, 2 to 32 (one seed has no error bar).
+        num_seeds: seeds per setting during the search, the same for all, 2 to 32 (one seed has no error bar).
+        num_confirm_seeds: fresh seeds, which the search never saw, on which the leader, *off* and ``current`` are
+            compared at the end: 2 to 64, or 0 to judge on the search's own seeds.
         num_steps: optimizer steps of a full run, 1 to 10 million.
         cohort_size: settings trained together, 1 to 1000; later cohorts learn from earlier ones.
         num_rungs: steps at which trials are compared, the last one included, 1 to 10.
         reduction_factor: ratio between two neighbouring rungs, 2 to 10.
+        learning_rate_low: lowest factor on the workload's learning rate, 1e-4 to 1e4, to tune the rate together with
+            the threshold; None leaves the rate alone.
+        learning_rate_high: highest factor, likewise.
         effect: relative difference of the objective that matters to you, >= 0 (0.01 = 1 %).
         divergence_factor: a lane whose validation loss passes this multiple of its value before the first
             step is diverged, > 1.
@@ -133,6 +139,9 @@ class StudySpec:
     threshold_high: float | None = None
     num_trials: int = 16
     num_seeds: int = 3
+    num_confirm_seeds: int = 6
+    learning_rate_low: float | None = None
+    learning_rate_high: float | None = None
     num_steps: int = 400
     cohort_size: int = 8
     num_rungs: int = 3
@@ -148,6 +157,8 @@ class StudySpec:
         _require_methods(self.methods)
         _require_between("num_trials", self.num_trials, 2, MAX_TRIALS)
         _require_between("num_seeds", self.num_seeds, 2, MAX_SEEDS)
+        if self.num_confirm_seeds != 0:
+            _require_between("num_confirm_seeds", self.num_confirm_seeds, 2, MAX_CONFIRM_SEEDS, "0, or ")
         _require_between("num_steps", self.num_steps, 1, MAX_STEPS)
         _require_between("cohort_size", self.cohort_size, 1, MAX_TRIALS)
         _require_between("num_rungs", self.num_rungs, 1, 10)
@@ -162,6 +173,20 @@ class StudySpec:
                 raise SpecError("lanes", f"must be 'auto', 'solo' or a number, got {self.lanes!r}")
             _require_between("lanes", self.lanes, 1, MAX_LANES)
         self._require_range()
+        self._require_learning_rates()
+
+    def _require_learning_rates(self) -> None:
+        low, high = self.learning_rate_low, self.learning_rate_high
+        for name, bound in (("learning_rate_low", low), ("learning_rate_high", high)):
+            if bound is not None:
+                _require_rate_scale(name, bound)
+        if (low is None) != (high is None):
+            missing = "learning_rate_low" if low is None else "learning_rate_high"
+            raise SpecError(
+                missing, "is missing: give both ends of the range, or neither to leave the rate alone"
+            )
+        if low is not None and high is not None and low >= high:
+            raise SpecError("learning_rate_low", f"must be < learning_rate_high, got {low} and {high}")
 
     def _require_range(self) -> None:
         for name in ("threshold_low", "threshold_high"):
@@ -189,6 +214,11 @@ class StudySpec:
     def seeds(self) -> tuple[int, ...]:
         """The training seeds, the same for every trial, which makes comparisons paired."""
         return tuple(range(self.num_seeds))
+
+    @property
+    def tunes_learning_rate(self) -> bool:
+        """Whether the learning rate is searched together with the threshold."""
+        return self.learning_rate_low is not None
 
     @property
     def rung_steps(self) -> tuple[int, ...]:
@@ -266,9 +296,25 @@ def workload_fingerprint(workload: str, parameters: Mapping[str, ParameterValue]
     return canonical_digest({"workload": workload, "parameters": dict(parameters)})[:16]
 
 
-def _require_between(name: str, value: int, low: int, high: int) -> None:
+def _require_between(name: str, value: int, low: int, high: int, exception: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise SpecError(name, f"must be a whole number between {low} and {high}, got {value}")
+        raise SpecError(name, f"must be {exception}a whole number between {low} and {high}, got {value}")
+
+
+def _require_rate_scale(name: str, value: float) -> None:
+    if not RATE_SCALES[0] <= value <= RATE_SCALES[1]:
+        low, high = RATE_SCALES
+        raise SpecError(
+            name, f"must be a factor on the learning rate between {low:g} and {high:g}, got {value}"
+        )
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        form = "METHOD:THRESHOLD, or METHOD:THRESHOLD@FACTOR for another learning rate"
+        raise SpecError(name, f"must be a number, got {text!r}; write {form}") from None
 
 
 def _require_threshold(name: str, value: float, method: Method, *, remedy: str = "") -> None:
@@ -291,3 +337,6 @@ def _require_methods(methods: tuple[str, ...]) -> None:
             get_method(name)
         if name == OFF:
             raise SpecError("methods", "must not contain 'none': off is always a candidate")
+
+
+OFF_SETTING = ClipSetting(method=OFF)

@@ -9,8 +9,9 @@ from typing import Any
 from tuner.evidence import Recommendation, Reference, Trial, TrialState
 from tuner.parameters import ParameterValue
 from tuner.progress import ProgressBar
+from tuner.search.confirmation import Asked
+from tuner.search.halving import halving
 from tuner.search.planning import plan_cohort
-from tuner.search.pruning import median_prune
 from tuner.search.recommendation import recommend
 from tuner.search.search import Search
 from tuner.search.settling import settled
@@ -85,11 +86,8 @@ def _train(
     """All trials of a study, trained; by id."""
     trials: dict[str, Trial] = {}
     rehearsals = Rehearsals()
-    while not (search := Search.from_trials(spec, reference, trials.values())).is_finished:
-        cohort_number = 1 + max((trial.cohort for trial in trials.values()), default=-1)
-        for setting in search.ask(spec.cohort_size):
-            number = len(trials)
-            trials[str(number)] = Trial(id=str(number), number=number, cohort=cohort_number, setting=setting)
+    while (asked := Search.from_trials(spec, reference, trials.values()).ask()) is not None:
+        add(trials, asked)
         for ended in settled(trials.values()):
             record(trials, ended)
             tell(ended)
@@ -97,11 +95,36 @@ def _train(
         if cohort is None:
             continue
         for event in train_cohort(
-            cohort, workload, prune=median_prune, device=device, compiles=compiles, rehearsals=rehearsals
+            cohort,
+            workload,
+            prune=halving(cohort.rung_steps),
+            device=device,
+            compiles=compiles,
+            rehearsals=rehearsals,
         ):
             record(trials, event)
             tell(event)
     return trials
+
+
+def add(trials: dict[str, Trial], asked: Asked) -> None:
+    """Put the settings that a search asked for into the trials, as a cohort of their own.
+
+    Args:
+        trials: by id; changed in place.
+        asked: what is to be trained.
+    """
+    cohort = 1 + max((trial.cohort for trial in trials.values()), default=-1)
+    for setting in asked.settings:
+        number = len(trials)
+        trials[str(number)] = Trial(
+            id=str(number),
+            number=number,
+            cohort=cohort,
+            setting=setting,
+            stage=asked.stage,
+            seeds=asked.seeds,
+        )
 
 
 def record(trials: dict[str, Trial], event: Event) -> None:

@@ -45,6 +45,9 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "already_settled": Kind(
+        409, "Study is settled", "Give num_seeds to measure it on further seeds all the same."
+    ),
     "ambiguous_prefix": Kind(409, "Several studies match", "Give more characters of the study's id."),
     "body_too_large": Kind(
         413, "Request body too large", "Send a smaller body; a study needs a few kilobytes."
@@ -72,10 +75,10 @@ KINDS: dict[str, Kind] = {
     "idempotency_key_missing": Kind(
         400,
         "Idempotency-Key missing",
-        "Send the header Idempotency-Key with a new random value per submission.",
+        "Send the header Idempotency-Key with a new random value per request.",
     ),
     "idempotency_key_reused": Kind(
-        422, "Idempotency-Key used for another body", "Draw a new key for a new study."
+        422, "Idempotency-Key used for another body", "Draw a new key for a new request."
     ),
     "internal_error": Kind(500, "Internal error", "Report the request id; the server's log has the cause."),
     "invalid_cursor": Kind(422, "Cursor not valid", "Start again without a cursor."),
@@ -94,10 +97,24 @@ KINDS: dict[str, Kind] = {
         503, "No worker", "Start one with `cliptune worker`, or all together with `cliptune serve`."
     ),
     "not_found": Kind(404, "Not found", "Check the id; it may belong to another key's tenant."),
-    "recommendation_not_found": Kind(404, "No such recommendation", "Check the id."),
+    "query_incomplete": Kind(
+        422, "Query says too little", "Give workload, or optimizer with what else is known of the training."
+    ),
+    "recommendation_not_found": Kind(404, "No such recommendation", "Check the id, or the version."),
+    "not_settleable": Kind(
+        409,
+        "No reasonable number of seeds would settle it",
+        "Give num_seeds to try all the same, or submit a study with a larger effect.",
+    ),
+    "nothing_to_extend": Kind(409, "No comparison to extend", "Submit a new study."),
     "route_not_found": Kind(404, "No such address", "GET /docs lists the addresses."),
     "study_finished": Kind(409, "Study has ended", "Nothing is left to do."),
+    "study_not_done": Kind(409, "Study has not ended", "Wait until it has, then extend it."),
     "study_not_found": Kind(404, "No such study", "GET /v1/studies lists the studies of this key."),
+    "too_few_seeds": Kind(422, "Too few fresh seeds", "Ask for two at least: one has no error bar."),
+    "too_many_seeds": Kind(
+        422, "Too many fresh seeds", "Ask for as many as are left, or submit a new study."
+    ),
     "unauthorized": Kind(
         401, "Access key missing or not valid", "Send the header Authorization: Bearer KEY."
     ),

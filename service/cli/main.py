@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from service.cli import operate, study
+from service.cli import operate, probe, recommend, report, study
 from service.errors import ServiceError
 from tuner.errors import TunerError
 
@@ -29,14 +29,18 @@ for user_command in (
     study.watch,
     study.show,
     study.studies,
+    study.extend,
     study.cancel,
-    study.recommend,
+    recommend.recommend,
+    report.report,
     study.workloads,
+    probe.probe,
 ):
     app.command()(user_command)
 
 #: Which extra brings a package that the base install leaves out.
 _PACKAGES_OF_EXTRAS = {
+    "report": "plotly",
     "server": "alembic fastapi prometheus_client sqlalchemy stamina starlette uvicorn",
     "tune": "numpy optuna scipy sklearn torch",
 }

@@ -12,7 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from service.cli.norm_strip import probe_summary
+from service.launchers.protocol import read_reference
 from service.schemas import EventOut, StudyOut
+from tuner.evidence import Stage
+from tuner.spec import ClipSetting
 
 _BAR = 24
 
@@ -30,9 +34,11 @@ class StudyView:
         cohort_share: share of its steps done, in [0, 1].
         engine: how the cohort's lanes are trained, in words; empty if that was not told.
         rungs: one line per rung reached, and per resumption.
-        ended: trials that have a result, by id.
-        best: best mean objective so far with its setting.
-        off: mean objective without clipping.
+        ended: trials of the search that have a result, by id.
+        fresh: the fresh seeds of the confirmation in words; empty during the search.
+        best: best mean objective of the search so far with its setting.
+        off: the search's mean objective without clipping.
+        has_ended: whether the stream is over.
     """
 
     study: StudyOut
@@ -44,8 +50,10 @@ class StudyView:
     engine: str = ""
     rungs: tuple[str, ...] = ()
     ended: frozenset[str] = frozenset()
+    fresh: str = ""
     best: tuple[float, str] | None = None
     off: str = ""
+    has_ended: bool = False
 
     def fold(self, event: EventOut) -> StudyView:
         """The view after an event; an unknown kind changes nothing."""
@@ -62,13 +70,13 @@ class StudyView:
         return {"status": f"training on {payload['device']}"}
 
     def _on_probe(self, payload: dict[str, Any]) -> dict[str, Any]:
-        norms = payload["reference"]["l2_norm"]
-        quantiles = f"median norm {norms['median']:.3g}   q90 {norms['q90']:.3g}   max {norms['max']:.3g}"
-        return {"probe": f"{quantiles}   (before clipping)"}
+        return {"probe": probe_summary(read_reference(payload["reference"]))}
 
     def _on_cohort(self, payload: dict[str, Any]) -> dict[str, Any]:
         ids = frozenset(each["id"] for each in payload["trials"])
-        return {"cohort": payload["cohort"], "cohort_ids": ids, "cohort_share": 0.0}
+        is_fresh = payload.get("stage") == Stage.CONFIRM
+        fresh = f"{len(payload['seeds'])} fresh seeds" if is_fresh else ""
+        return {"cohort": payload["cohort"], "cohort_ids": ids, "cohort_share": 0.0, "fresh": fresh}
 
     def _on_engine(self, payload: dict[str, Any]) -> dict[str, Any]:
         if payload["path"] == "solo":
@@ -88,6 +96,8 @@ class StudyView:
         return {"cohort_share": payload["lane_steps"] / max(1, payload["total_lane_steps"])}
 
     def _on_rung(self, payload: dict[str, Any]) -> dict[str, Any]:
+        if self.fresh:
+            return {}
         known = [each for each in payload["values"] if each["mean"] is not None]
         best = min((each["mean"] for each in known), default=None)
         text = (
@@ -99,11 +109,12 @@ class StudyView:
         return {"rungs": (*self.rungs, f"         {text}")}
 
     def _on_trial(self, payload: dict[str, Any]) -> dict[str, Any]:
-        changes: dict[str, Any] = {"ended": self.ended | {payload["trial_id"]}}
         mean, name = payload["mean"], _setting(payload["setting"])
+        if self.fresh:
+            return {"rungs": (*self.rungs, f"confirm  {name} {_outcome(payload)}   {self.fresh}")}
+        changes: dict[str, Any] = {"ended": self.ended | {payload["trial_id"]}}
         if payload["setting"]["method"] == "none":
-            diverged = f" ({payload['num_diverged']} seeds diverged)" if payload["num_diverged"] else ""
-            changes["off"] = (f"{mean:.4f}" if mean is not None else "all seeds") + diverged
+            changes["off"] = _outcome(payload)
         elif payload["state"] == "complete" and mean is not None and not payload["num_diverged"]:
             changes["best"] = min(filter(None, (self.best, (mean, name))))
         return changes
@@ -127,7 +138,7 @@ class StudyView:
 
     def _on_succeeded(self, payload: dict[str, Any]) -> dict[str, Any]:
         del payload
-        return {"status": "done"}
+        return {"status": "done", "has_ended": True}
 
     def _on_failed(self, payload: dict[str, Any]) -> dict[str, Any]:
         return {"status": f"failed: {_last_line(payload.get('error', ''))}"}
@@ -138,7 +149,11 @@ class StudyView:
 
     @property
     def share(self) -> float:
-        """Share of the study's settings that are done, in [0, 1]; pruned settings make it jump ahead."""
+        """Share of the search's settings, then of the confirmation's steps, that is done, in [0, 1]."""
+        if self.has_ended:
+            return 1.0
+        if self.fresh:
+            return min(self.cohort_share, 0.99)
         total = int(self.study.spec["num_trials"])
         running = self.cohort_share * len(self.cohort_ids - self.ended)
         # Steps may all be done before the results are told: only results make it complete.
@@ -164,9 +179,10 @@ class StudyView:
         lines += self.rungs[-4:]
         so_far = f"   best so far {self.best[1]} {self.best[0]:.4f}" if self.best else ""
         against = f"   off {self.off}" if self.off else ""
-        lines.append(
-            f"{bar}   {len(self.ended)} of {self.study.spec['num_trials']} settings done{so_far}{against}"
-        )
+        done = f"{len(self.ended)} of {self.study.spec['num_trials']} settings done"
+        if self.fresh and not self.has_ended:
+            done = f"confirming on {self.fresh}"
+        lines.append(f"{bar}   {done}{so_far}{against}")
         lines.append(f"         {self.status}")
         return lines
 
@@ -223,8 +239,14 @@ def _news(before: StudyView, after: StudyView) -> list[str]:
 
 
 def _setting(document: dict[str, Any]) -> str:
-    threshold = document["threshold"]
-    return str(document["method"]) if threshold is None else f"{document['method']}:{threshold:g}"
+    return str(ClipSetting(**document))
+
+
+def _outcome(payload: dict[str, Any]) -> str:
+    """A trial's mean, and how many of its seeds diverged."""
+    mean, num_diverged = payload["mean"], payload["num_diverged"]
+    diverged = f" ({num_diverged} seeds diverged)" if num_diverged else ""
+    return (f"{mean:.4f}" if mean is not None else "all seeds") + diverged
 
 
 def _first_line(text: str) -> str:

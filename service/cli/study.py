@@ -1,4 +1,4 @@
-"""Commands for users: submit a study, watch it, look at it, ask for a recommendation."""
+"""Commands for users: submit a study, watch it, look at it, extend it, cancel it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,22 @@ def submit(
     seeds: Annotated[int | None, typer.Option(help="Seeds per setting. Default: 3.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of a full run. Default: 400.")] = None,
     cohort_size: Annotated[int | None, typer.Option(help="Settings trained together. Default: 8.")] = None,
+    confirm_seeds: Annotated[
+        int | None,
+        typer.Option(help="Fresh seeds for the comparison at the end, 0 for none. Default: 6."),
+    ] = None,
     low: Annotated[
         float | None, typer.Option("--threshold-low", help="Lower end of the search range.")
     ] = None,
     high: Annotated[
         float | None, typer.Option("--threshold-high", help="Upper end of the search range.")
+    ] = None,
+    rate_low: Annotated[
+        float | None,
+        typer.Option("--learning-rate-low", help="Lowest factor on the learning rate, to tune it too."),
+    ] = None,
+    rate_high: Annotated[
+        float | None, typer.Option("--learning-rate-high", help="Highest factor on the learning rate.")
     ] = None,
     effect: Annotated[
         float | None, typer.Option(help="Relative difference that matters to you. Default: 0.01.")
@@ -67,29 +78,45 @@ def submit(
 
     options: dict[str, Any] = {
         "workload": workload or None,
-        "parameters": dict(map(_parse_parameter, parameter)) if parameter else None,
+        "parameters": dict(map(parse_parameter, parameter)) if parameter else None,
         "methods": method or None,
         "current": _parse_setting(current) if current else None,
         "num_trials": trials,
         "num_seeds": seeds,
+        "num_confirm_seeds": confirm_seeds,
         "num_steps": steps,
         "cohort_size": cohort_size,
         "threshold_low": low,
         "threshold_high": high,
+        "learning_rate_low": rate_low,
+        "learning_rate_high": rate_high,
         "effect": effect,
         "seed": seed,
         "lanes": int(lanes) if lanes and lanes.isdigit() else lanes,
     }
     document = _read_spec(spec) | {key: value for key, value in options.items() if value is not None}
     with connect(url) as client:
-        study = client.create_study(document, name=name)
-        if wait:
-            _follow(client, study, as_json=as_json)
-        elif as_json:
-            _print_json(study)
-        else:
-            typer.echo(f"study {study.id}   {study.state}")
-            typer.echo(f"follow it: cliptune watch {study.id[:8]}")
+        _queued(client, client.create_study(document, name=name), wait=wait, as_json=as_json)
+
+
+def extend(
+    study: StudyArgument,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Further fresh seeds. Default: as many as would about settle the study."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the study and print its new recommendation.")
+    ] = False,
+    as_json: JsonOption = False,
+    url: UrlOption = "",
+) -> None:
+    """Compare on further fresh seeds: a study that has ended runs again, to the next version of its recommendation."""
+    from service.cli.connection import connect
+
+    with connect(url) as client:
+        extended = client.extend_study(client.find_study(study).id, seeds)
+        _queued(client, extended, wait=wait, as_json=as_json)
 
 
 def watch(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "") -> None:
@@ -169,35 +196,20 @@ def cancel(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "
     with connect(url) as client:
         found = client.cancel_study(client.find_study(study).id)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         typer.echo(f"study {found.id}   {found.state if found.done else 'cancel requested'}")
 
 
-def recommend(
-    workload: Annotated[str, typer.Option(help="A registered workload.")],
-    fingerprint: Annotated[str | None, typer.Option(help="Only for this workload and parameters.")] = None,
-    as_json: JsonOption = False,
-    url: UrlOption = "",
-) -> None:
-    """Print the newest stored recommendation for a workload; exit 1 if there is none."""  # noqa: DOC501
-    from service.cli.connection import connect
-    from service.cli.summary import recommendation_lines
-
-    with connect(url) as client:
-        answer = client.find_recommendation(workload, fingerprint)
-    if as_json:
-        _print_json(answer)
-    elif answer.recommendation is None:
-        typer.echo(answer.reason, err=True)
+def _queued(client: Client, study: StudyOut, *, wait: bool, as_json: bool) -> None:
+    """What a study that was just queued leads to: its id, or with ``wait`` its recommendation."""
+    if wait:
+        _follow(client, study, as_json=as_json)
+    elif as_json:
+        print_json(study)
     else:
-        typer.echo(
-            f"{workload}   study {answer.recommendation.study_id[:8]}   {answer.recommendation.created_at:%Y-%m-%d}"
-        )
-        for line in recommendation_lines(answer.recommendation):
-            typer.echo(line)
-    if answer.recommendation is None:
-        raise typer.Exit(1)
+        typer.echo(f"study {study.id}   {study.state}")
+        typer.echo(f"follow it: cliptune watch {study.id[:8]}")
 
 
 def _follow(client: Client, study: StudyOut, *, as_json: bool) -> None:
@@ -216,7 +228,7 @@ def _follow(client: Client, study: StudyOut, *, as_json: bool) -> None:
         raise
     ended = client.get_study(study.id)
     if as_json:
-        _print_json(ended)
+        print_json(ended)
     else:
         _print_result(client, ended)
     if ended.error is not None:
@@ -244,11 +256,23 @@ def _print_result(client: Client, study: StudyOut) -> None:
             typer.echo(line)
 
 
-def _print_json(model: Any) -> None:
+def print_json(model: Any) -> None:
+    """Print an answer as the service gave it."""
     typer.echo(model.model_dump_json(indent=2))
 
 
-def _parse_parameter(text: str) -> tuple[str, Any]:
+def parse_parameter(text: str) -> tuple[str, Any]:
+    """A workload's parameter as NAME=VALUE, the value in JSON or as it stands.
+
+    Args:
+        text: the option.
+
+    Returns:
+        Name and value.
+
+    Raises:
+        BadParameter: without a name or an equals sign.
+    """
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise typer.BadParameter(f"--param must be NAME=VALUE, got {text!r}")

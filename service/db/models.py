@@ -134,6 +134,10 @@ class StudyRow(Base):
     fingerprint: Mapped[str] = mapped_column(String(16))
     job_id: Mapped[str] = mapped_column(String(36), index=True)
     reference: Mapped[dict[str, Any] | None]
+    #: Numbers of further fresh seeds, in the order in which they were asked for.
+    extensions: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    #: Settings taken over from similar studies; null until the probe, and where it was switched off.
+    warm_start: Mapped[list[Any] | None]
     created_at: Mapped[int]
 
 
@@ -214,6 +218,7 @@ class TrialRow(Base):
     __table_args__ = (
         UniqueConstraint("study_id", "number"),
         CheckConstraint("state IN ('waiting','running','complete','pruned','fail')", name="state"),
+        CheckConstraint("stage IN ('search','confirm')", name="stage"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -222,6 +227,10 @@ class TrialRow(Base):
     cohort: Mapped[int] = mapped_column(Integer)
     method: Mapped[str]
     threshold: Mapped[float | None]
+    learning_rate_scale: Mapped[float] = mapped_column(default=1.0, server_default="1")
+    stage: Mapped[str] = mapped_column(String(16), default="search", server_default="search")
+    #: Training seeds; null stands for the study's own.
+    seeds: Mapped[list[Any] | None]
     state: Mapped[str] = mapped_column(String(16), default="waiting")
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     lost_count: Mapped[int] = mapped_column(Integer, default=0)
@@ -255,11 +264,16 @@ class TrialResultRow(Base):
 
 
 class RecommendationRow(Base):
-    """The answer of a study; never changed once written."""
+    """An answer of a study; never changed once written. Extending the study adds a version.
+
+    What was trained stands beside the answer, so that studies of something similar are found: null where a version of
+    before did not record it.
+    """
 
     __tablename__ = f"{PREFIX}recommendations"
     __table_args__ = (
-        UniqueConstraint("study_id"),
+        UniqueConstraint("study_id", "version"),
+        Index("ix_cliptune_recommendations_similar", "tenant_id", "optimizer", "num_parameters"),
         Index("ix_cliptune_recommendations_workload", "tenant_id", "workload", "created_at", "id"),
         Index("ix_cliptune_recommendations_fingerprint", "tenant_id", "fingerprint", "created_at", "id"),
     )
@@ -267,10 +281,19 @@ class RecommendationRow(Base):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     tenant_id: Mapped[str]
     study_id: Mapped[str] = mapped_column(String(36))
+    version: Mapped[int] = mapped_column(Integer, default=1, server_default="1")
     workload: Mapped[str]
     fingerprint: Mapped[str] = mapped_column(String(16))
     verdict: Mapped[str] = mapped_column(String(16))
     method: Mapped[str]
     threshold: Mapped[float | None]
+    optimizer: Mapped[str | None]
+    num_parameters: Mapped[int | None]
+    learning_rate: Mapped[float | None]
+    batch_size: Mapped[int | None]
+    precision: Mapped[str | None] = mapped_column(String(16))
+    model_signature: Mapped[str | None] = mapped_column(String(16))
+    median_norm: Mapped[float | None]
+    kappa: Mapped[float | None]
     body: Mapped[dict[str, Any]]
     created_at: Mapped[int]

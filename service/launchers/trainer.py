@@ -116,7 +116,7 @@ def _answer(request: Mapping[str, Any], rehearsals: Any) -> Iterator[Any]:
     import torch
 
     from service.launchers.protocol import Catalogue
-    from tuner.search.pruning import median_prune
+    from tuner.search.halving import halving
     from tuner.training.checkpoint import Checkpoints
     from tuner.training.cohort import Cohort, ProbeMeasured
     from tuner.training.loop import train_cohort
@@ -137,7 +137,7 @@ def _answer(request: Mapping[str, Any], rehearsals: Any) -> Iterator[Any]:
         yield from train_cohort(
             cohort,
             workload,
-            prune=median_prune,
+            prune=halving(cohort.rung_steps),
             checkpoints=kept,
             device=device,
             rehearsals=rehearsals,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,10 +13,19 @@ from sqlalchemy.orm import Session
 from service.db.models import JobEventRow, JobRow, RecommendationRow, StudyRow, TrialRow
 from service.errors import ConflictError, NotFoundError
 from service.jobs.queue import Queue
-from service.schemas import EventOut, Page, RecommendationOut, StudyError, StudyOut
+from service.schemas import (
+    TERMINAL_EVENTS,
+    EventOut,
+    Page,
+    RecommendationOut,
+    StudyError,
+    StudyOut,
+    WarmStart,
+)
 from service.states import JobState
 from service.studies.cursor import read_cursor, write_cursor
-from tuner.evidence import TrialState
+from service.studies.stored import stored_spec
+from tuner.evidence import Stage, TrialState
 
 _OPEN_TRIALS = (str(TrialState.WAITING), str(TrialState.RUNNING))
 
@@ -66,20 +76,36 @@ def get_state(session: Session, *, tenant_id: str, study_id: str) -> JobState:
     return JobState(state)
 
 
-def is_done(session: Session, study_id: str) -> bool:
-    """Whether a study has ended. The caller has checked that the study is there and may be seen.
+@dataclass(frozen=True)
+class LiveJob:
+    """The job whose state is a study's state.
+
+    Attributes:
+        job_id: its id; extending the study puts another in its place.
+        is_done: whether its state is final.
+    """
+
+    job_id: str
+    is_done: bool
+
+
+def live_job(session: Session, study_id: str) -> LiveJob:
+    """A study's newest job. The caller has checked that the study is there and may be seen.
 
     Args:
         session: any transaction.
         study_id: the study.
 
     Returns:
-        Whether its state is final.
+        The job.
     """
     statement = (
-        select(JobRow.state).join(StudyRow, StudyRow.job_id == JobRow.id).where(StudyRow.id == study_id)
+        select(JobRow.id, JobRow.state)
+        .join(StudyRow, StudyRow.job_id == JobRow.id)
+        .where(StudyRow.id == study_id)
     )
-    return JobState(session.execute(statement).scalar_one()).is_done
+    row = session.execute(statement).one()
+    return LiveJob(row.id, JobState(row.state).is_done)
 
 
 def list_page(
@@ -152,7 +178,9 @@ def cancel(session: Session, queue: Queue, *, tenant_id: str, study_id: str) -> 
     return get(session, tenant_id=tenant_id, study_id=study_id)
 
 
-def list_events(session: Session, *, study_id: str, after: int = 0, limit: int = 500) -> list[EventOut]:
+def list_events(
+    session: Session, *, study_id: str, after: int = 0, limit: int = 500, job_id: str | None = None
+) -> list[EventOut]:
     """What happened to a study after an event, in order. The caller has checked that the study may be seen.
 
     Args:
@@ -160,18 +188,27 @@ def list_events(session: Session, *, study_id: str, after: int = 0, limit: int =
         study_id: the study.
         after: id of the last event seen; 0 for none.
         limit: at most so many.
+        job_id: the study's newest job: the end of any other one is superseded; None leaves every end an end.
 
     Returns:
         The events.
     """
     statement = (
-        select(JobEventRow.id, JobEventRow.kind, JobEventRow.created_at, JobEventRow.payload)
+        select(
+            JobEventRow.id, JobEventRow.job_id, JobEventRow.kind, JobEventRow.created_at, JobEventRow.payload
+        )
         .where(JobEventRow.study_id == study_id, JobEventRow.id > after)
         .order_by(JobEventRow.id)
         .limit(limit)
     )
     return [
-        EventOut(id=row.id, kind=row.kind, created_at=_time(row.created_at), payload=row.payload)
+        EventOut(
+            id=row.id,
+            kind=row.kind,
+            created_at=_time(row.created_at),
+            payload=row.payload,
+            superseded=row.kind in TERMINAL_EVENTS and job_id is not None and row.job_id != job_id,
+        )
         for row in session.execute(statement)
     ]
 
@@ -192,12 +229,19 @@ def _study_outs(session: Session, rows: Sequence[tuple[StudyRow, JobRow]]) -> li
     ids = [study.id for study, _ in rows]
     counts = (
         select(TrialRow.study_id, func.count())
-        .where(TrialRow.study_id.in_(ids), TrialRow.state.not_in(_OPEN_TRIALS))
+        .where(
+            TrialRow.study_id.in_(ids),
+            TrialRow.state.not_in(_OPEN_TRIALS),
+            TrialRow.stage == str(Stage.SEARCH),
+        )
         .group_by(TrialRow.study_id)
     )
     ended: dict[str, int] = {row[0]: row[1] for row in session.execute(counts)}
-    bodies = select(RecommendationRow.study_id, RecommendationRow.body).where(
-        RecommendationRow.study_id.in_(ids)
+    # Of an extended study's versions the newest is read last, and stays.
+    bodies = (
+        select(RecommendationRow.study_id, RecommendationRow.body)
+        .where(RecommendationRow.study_id.in_(ids))
+        .order_by(RecommendationRow.version)
     )
     results: dict[str, dict[str, Any]] = {row[0]: row[1] for row in session.execute(bodies)}
     return [_study_out(study, job, ended.get(study.id, 0), results.get(study.id)) for study, job in rows]
@@ -211,7 +255,7 @@ def _study_out(study: StudyRow, job: JobRow, num_ended: int, result: dict[str, A
         state=state,
         done=state.is_done,
         workload=study.workload,
-        spec=study.spec,
+        spec=stored_spec(study.spec).to_json(),
         fingerprint=study.fingerprint,
         created_at=_time(study.created_at),
         started_at=None if job.started_at is None else _time(job.started_at),
@@ -219,6 +263,10 @@ def _study_out(study: StudyRow, job: JobRow, num_ended: int, result: dict[str, A
         attempt=job.attempt,
         num_trials_ended=num_ended,
         reference=study.reference,
+        extensions=tuple(study.extensions),
+        warm_start=None
+        if study.warm_start is None
+        else tuple(map(WarmStart.model_validate, study.warm_start)),
         result=None if result is None else RecommendationOut.model_validate(result),
         error=_study_error(state, job),
     )

@@ -11,11 +11,12 @@ from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
-from service.db.models import TrialReportRow, TrialResultRow, TrialRow
+from service.db.models import StudyRow, TrialReportRow, TrialResultRow, TrialRow
 from service.schemas import Page, TrialOut
 from service.studies.cursor import InvalidCursorError, read_cursor, write_cursor
 from service.studies.read import get_state
-from tuner.evidence import LaneResult, Trial, TrialState
+from service.studies.stored import stored_spec
+from tuner.evidence import LaneResult, Stage, Trial, TrialState
 from tuner.spec import ClipSetting
 
 #: Reads what any version stored: a field that it did not know has its default.
@@ -61,7 +62,8 @@ def list_trials(
         rows = rows[:limit]
         following = write_cursor(signing_key, "trials", rows[-1].number, study_id)
     errors = {row.id: row.last_error for row in rows}
-    items = [_trial_out(trial, errors[trial.id]) for trial in _trials(session, rows)]
+    seeds = stored_spec(session.get_one(StudyRow, study_id).spec).seeds
+    items = [_trial_out(trial, seeds, errors[trial.id]) for trial in _trials(session, rows)]
     return Page[TrialOut](items=items, next_cursor=following)
 
 
@@ -115,22 +117,29 @@ def _trials(session: Session, rows: Sequence[TrialRow]) -> list[Trial]:
             id=row.id,
             number=row.number,
             cohort=row.cohort,
-            setting=ClipSetting(method=row.method, threshold=row.threshold),
+            setting=ClipSetting(
+                method=row.method, threshold=row.threshold, learning_rate_scale=row.learning_rate_scale
+            ),
             state=TrialState(row.state),
             rungs={step: dict(values) for step, values in rungs.get(row.id, {}).items()},
             lanes=lanes.get(row.id, ()),
+            stage=Stage(row.stage),
+            seeds=tuple(row.seeds or ()),
         )
         for row in rows
     ]
 
 
-def _trial_out(trial: Trial, error: str | None) -> TrialOut:
+def _trial_out(trial: Trial, seeds: tuple[int, ...], error: str | None) -> TrialOut:
+    """A trial as callers see it; ``seeds`` are the study's own."""
     values = [lane.value for lane in trial.lanes if lane.value is not None]
     return TrialOut(
         id=trial.id,
         number=trial.number,
         cohort=trial.cohort,
         setting=trial.setting,
+        stage=trial.stage,
+        seeds=trial.seeds or seeds,
         state=trial.state,
         mean=statistics.fmean(values) if values else None,
         standard_error=statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,

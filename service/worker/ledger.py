@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from service import recommendations
 from service.db.clock import database_now
 from service.db.models import JobEventRow, StudyRow, TrialReportRow, TrialResultRow, TrialRow
 from service.db.upsert import insert_missing
@@ -29,8 +30,10 @@ from service.jobs.queue import Queue, storable
 from service.jobs.retry import COUNTED_ON, Action, Backoff, Cause, Counter, decide
 from service.launchers.protocol import Ready
 from service.settings import Settings
-from tuner.evidence import LaneResult, Reference, Trial, TrialState
-from tuner.spec import ClipSetting
+from service.worker.stored import StoredStudy
+from tuner.evidence import LaneResult, Reference, Stage, Trial, TrialState
+from tuner.search.confirmation import Asked
+from tuner.spec import StudySpec
 from tuner.training.cohort import (
     CheckpointFailed,
     CheckpointSaved,
@@ -42,24 +45,26 @@ from tuner.training.cohort import (
     TrialEnded,
 )
 
+#: What proposes settings, by Optuna's name.
+SAMPLER = "TPESampler"
 #: Between two tries of a broken training.
 _BACKOFF = Backoff(base_seconds=1.0, max_seconds=60.0)
 
 
-def insert_trials(session: Session, lease: Lease, settings: Sequence[ClipSetting], *, cohort: int) -> None:
+def insert_trials(session: Session, lease: Lease, asked: Asked, *, cohort: int) -> None:
     """Write a cohort's trials before anything is launched, so that a crash never asks for them twice.
 
     Args:
         session: held under ``lease``.
         lease: of the study's job.
-        settings: in the order they were asked for.
+        asked: settings in the order they were asked for, what for, and under which seeds.
         cohort: number of the cohort, from 0.
     """
     now = database_now(session)
     cohorts = session.scalars(select(TrialRow.cohort).where(TrialRow.study_id == lease.study_id)).all()
     if cohort in cohorts:
         return
-    for number, setting in enumerate(settings, start=len(cohorts)):
+    for number, setting in enumerate(asked.settings, start=len(cohorts)):
         session.add(
             TrialRow(
                 id=str(uuid.uuid4()),
@@ -68,6 +73,9 @@ def insert_trials(session: Session, lease: Lease, settings: Sequence[ClipSetting
                 cohort=cohort,
                 method=setting.method,
                 threshold=setting.threshold,
+                learning_rate_scale=setting.learning_rate_scale,
+                stage=asked.stage,
+                seeds=None if asked.stage is Stage.SEARCH else list(asked.seeds),
                 state=TrialState.WAITING,
                 created_at=now,
             )
@@ -86,17 +94,43 @@ def start_cohort(
             {"id": trial.id, "number": trial.number, "setting": dataclasses.asdict(trial.setting)}
             for trial in open_trials
         ],
+        "stage": open_trials[0].stage,
         "seeds": list(cohort.seeds),
         "rung_steps": list(cohort.rung_steps),
     }
     queue.append_event(session, lease, "cohort", payload)
 
 
-def record_reference(session: Session, queue: Queue, lease: Lease, reference: Reference) -> None:
-    """Keep what the probe measured: the next holder of the lease must search the same space."""
+def record_reference(
+    session: Session,
+    queue: Queue,
+    lease: Lease,
+    reference: Reference,
+    *,
+    spec: StudySpec,
+    begins_warm: bool,
+) -> None:
+    """Keep what the probe measured, and what follows from it: the next holder of the lease must search the same.
+
+    Args:
+        session: held under ``lease``.
+        queue: for the event.
+        lease: of the study's job.
+        reference: the probe's result.
+        spec: the study's question.
+        begins_warm: whether to look for what similar studies recommend; looked for once, here.
+    """
+    found = None
+    if begins_warm:
+        found = recommendations.warm_start(
+            session, tenant_id=lease.tenant_id, study_id=lease.study_id, spec=spec, reference=reference
+        )
     document = dataclasses.asdict(reference)
-    session.execute(update(StudyRow).where(StudyRow.id == lease.study_id).values(reference=document))
-    queue.append_event(session, lease, "probe", {"reference": document})
+    fingerprint = recommendations.study_fingerprint(spec, reference.features)
+    values = {"reference": document, "warm_start": found, "fingerprint": fingerprint}
+    session.execute(update(StudyRow).where(StudyRow.id == lease.study_id).values(**values))
+    payload = {"reference": document, "fingerprint": fingerprint, "warm_start": found or []}
+    queue.append_event(session, lease, "probe", payload)
 
 
 def record_engine(session: Session, queue: Queue, lease: Lease, event: EngineChosen, *, cohort: int) -> None:
@@ -183,7 +217,12 @@ def record_trial(session: Session, queue: Queue, lease: Lease, event: TrialEnded
     payload = {
         "trial_id": event.trial_id,
         "number": row.number,
-        "setting": {"method": row.method, "threshold": row.threshold},
+        "setting": {
+            "method": row.method,
+            "threshold": row.threshold,
+            "learning_rate_scale": row.learning_rate_scale,
+        },
+        "stage": row.stage,
         "state": event.state,
         **summary([lane.value for lane in event.lanes]),
         "clip_fraction": _mean_clip_fraction(event.lanes),
@@ -265,14 +304,22 @@ def engine_paths(session: Session, study_id: str) -> list[str]:
     return sorted({payload["path"] for payload in session.scalars(query)})
 
 
-def provenance(ready: Ready | None, paths: Sequence[str]) -> dict[str, Any]:
-    """Which versions, which device and which way of training a recommendation rests on.
+def provenance(ready: Ready | None, paths: Sequence[str], study: StoredStudy) -> dict[str, Any]:
+    """Which versions, which device, which way of training and which search a recommendation rests on.
 
     Args:
         ready: what the training process said of itself; None if this worker had nothing left to train.
         paths: from `engine_paths`.
+        study: as it ended.
     """
-    document = {name: version(name) for name in ("cliptune", "optuna")}
+    document: dict[str, Any] = {name: version(name) for name in ("cliptune", "optuna")}
     document |= {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     document |= {"engine": " and ".join(paths)} if paths else {}
-    return document | ({"torch": ready.torch, "device": ready.device} if ready is not None else {})
+    document |= {"torch": ready.torch, "device": ready.device} if ready is not None else {}
+    return document | {
+        "sampler": SAMPLER,
+        "extensions": list(study.extensions),
+        "warm_start": [
+            {"study_id": each.study_id, "setting": str(each.setting)} for each in study.warm_start
+        ],
+    }

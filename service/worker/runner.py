@@ -18,25 +18,25 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from service import recommendations
-from service.db.models import StudyRow, WorkloadRow
+from service.db.models import WorkloadRow
 from service.db.session import Database
 from service.errors import TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.launchers.local import TrainingProcess
-from service.launchers.protocol import Message, Ready, read_reference
+from service.launchers.protocol import Message, Ready
 from service.settings import Settings
 from service.states import JobState
-from service.studies import load_trials
 from service.worker import checkpoints, ledger
+from service.worker.stored import StoredStudy, load_study
 from service.worker.training import TICK_SECONDS, Signals, Training, require_belonging
-from tuner.evidence import Reference, Trial, TrialState
+from tuner.evidence import Reference, Stage, Trial, TrialState
+from tuner.search.confirmation import Asked
 from tuner.search.planning import plan_cohort
 from tuner.search.recommendation import recommend
-from tuner.search.search import Search
 from tuner.search.settling import settled
 from tuner.snippets import snippets
-from tuner.spec import ClipSetting, StudySpec, study_spec
+from tuner.spec import StudySpec
 from tuner.training.cohort import (
     CheckpointFailed,
     CheckpointSaved,
@@ -118,10 +118,11 @@ class StudyRunner:
             ShutdownRequestedError: the worker is stopping.
             StudyFailedError: too many trials failed, or the probe never worked.
         """
-        spec, reference, trials = self._patiently(self._load)
-        reference = reference or self._probe(spec)
+        study = self._patiently(self._load)
+        reference = study.reference or self._probe(study.spec)
         while True:
-            spec, _, trials = self._patiently(self._load)
+            study = self._patiently(self._load)
+            spec, trials = study.spec, study.trials
             self._refuse_hopeless(spec, trials)
             if known := settled(trials):
                 self._write(known, max(trial.cohort for trial in trials), len(spec.rung_steps))
@@ -129,10 +130,10 @@ class StudyRunner:
             if (cohort := plan_cohort(spec, reference, spec.parameters, trials)) is not None:
                 self._train(cohort, trials)
                 continue
-            settings = Search.from_trials(spec, reference, trials).ask(spec.cohort_size)
-            if not settings:
-                return self._recommend(spec, reference, trials)
-            self._insert(settings, cohort=1 + max((trial.cohort for trial in trials), default=-1))
+            asked = study.search(reference).ask()
+            if asked is None:
+                return self._recommend(study, reference)
+            self._insert(asked, cohort=1 + max((trial.cohort for trial in trials), default=-1))
 
     def stop_training(self) -> None:
         """End the training process, if there is one; safe from any thread, twice too."""
@@ -144,11 +145,9 @@ class StudyRunner:
             lambda session: self._queue.append_event(session, self._lease, "training_started", payload)
         )
 
-    def _load(self) -> tuple[StudySpec, Reference | None, tuple[Trial, ...]]:
+    def _load(self) -> StoredStudy:
         with self._database.read() as session:
-            row = session.get_one(StudyRow, self._lease.study_id)
-            reference = read_reference(row.reference) if row.reference else None
-            return study_spec(row.spec), reference, load_trials(session, row.id)
+            return load_study(session, self._lease.study_id)
 
     def _probe(self, spec: StudySpec) -> Reference:
         for attempt in range(1, self._settings.max_attempts + 1):
@@ -162,11 +161,20 @@ class StudyRunner:
                     ) from error
                 self._pause(attempt * random.uniform(0.5, 1.0))
             else:
-                return self._kept(reference)
+                return self._kept(spec, reference)
         raise AssertionError("max_attempts is at least 1")
 
-    def _kept(self, reference: Reference) -> Reference:
-        self._hold(lambda session: ledger.record_reference(session, self._queue, self._lease, reference))
+    def _kept(self, spec: StudySpec, reference: Reference) -> Reference:
+        self._hold(
+            lambda session: ledger.record_reference(
+                session,
+                self._queue,
+                self._lease,
+                reference,
+                spec=spec,
+                begins_warm=self._settings.warm_start,
+            )
+        )
         return reference
 
     def _measure(self, spec: StudySpec) -> Reference:
@@ -182,8 +190,8 @@ class StudyRunner:
                 return message.reference
         raise TrainingError("the training process ended the probe without a result", cause="bad_output")
 
-    def _insert(self, settings: Sequence[ClipSetting], *, cohort: int) -> None:
-        self._hold(lambda session: ledger.insert_trials(session, self._lease, settings, cohort=cohort))
+    def _insert(self, asked: Asked, *, cohort: int) -> None:
+        self._hold(lambda session: ledger.insert_trials(session, self._lease, asked, cohort=cohort))
 
     def _train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
         """Train the open trials as one cohort; a broken training is counted on them, not raised."""  # noqa: DOC501
@@ -225,11 +233,19 @@ class StudyRunner:
             )
         )
 
-    def _recommend(self, spec: StudySpec, reference: Reference, trials: Sequence[Trial]) -> JobState:
+    def _recommend(self, study: StoredStudy, reference: Reference) -> JobState:
+        spec = study.spec
         objective = self._patiently(lambda: self._objective(spec.workload))
-        recommendation = recommend(spec, reference, trials, objective=objective)
+        recommendation = recommend(
+            spec,
+            reference,
+            study.trials,
+            objective=objective,
+            extensions=study.extensions,
+            warm_start=study.warm_settings,
+        )
         paths = self._patiently(self._engine_paths)
-        provenance = ledger.provenance(self._training.ready, paths)
+        provenance = ledger.provenance(self._training.ready, paths, study)
 
         def conclude(session: Session) -> None:
             stored = recommendations.store(
@@ -237,12 +253,14 @@ class StudyRunner:
                 study_id=self._lease.study_id,
                 tenant_id=self._lease.tenant_id,
                 spec=spec,
+                reference=reference,
                 recommendation=recommendation,
                 snippets=snippets(recommendation.setting, reference_norm=reference.l2_norm.median),
                 provenance=provenance,
             )
             payload = {
-                "id": stored,
+                "id": stored.id,
+                "version": stored.version,
                 "verdict": recommendation.verdict,
                 "setting": recommendation.to_json()["setting"],
             }
@@ -271,8 +289,9 @@ class StudyRunner:
             raise StudyFailedError(
                 f"{len(failed)} trials failed and this server allows {limit} (CLIPTUNE_MAX_FAILED_TRIALS); {last}"
             )
-        if len(failed) == spec.num_trials:
-            raise StudyFailedError(f"all {len(failed)} trials failed; {last}")
+        searched = [trial for trial in failed if trial.stage is Stage.SEARCH]
+        if len(searched) == spec.num_trials:
+            raise StudyFailedError(f"all {len(searched)} trials failed; {last}")
 
     def _last_error(self, trial: Trial) -> str:
         with self._database.read() as session:

@@ -20,11 +20,12 @@ from service.errors import ServiceError
 T = TypeVar("T")
 CLIPTUNE = (sys.executable, "-m", "service.cli.main")
 
-#: A study of seconds: real data, two cohorts, three rungs.
+#: A study of seconds: real data, two cohorts and a confirmation, three rungs.
 STUDY = {
     "workload": "digits-mlp",
     "num_trials": 8,
     "num_seeds": 2,
+    "num_confirm_seeds": 2,
     "num_steps": 300,
     "cohort_size": 4,
 }

@@ -175,7 +175,7 @@ def test_by_hand(tmp_path: Path, sqlite_url: str) -> None:
         watched = json.loads(deployment.run("watch", submitted["id"][:8], "--json").stdout)
         assert watched["state"] == JobState.SUCCEEDED
         shown = json.loads(deployment.run("show", submitted["id"], "--json").stdout)
-        assert len(shown["trials"]) == 5
+        assert sum(trial["stage"] == "search" for trial in shown["trials"]) == 5
         assert shown["result"]["verdict"] == watched["result"]["verdict"]
         found = json.loads(deployment.run("recommend", "--workload", "digits-mlp", "--json").stdout)
         assert found["recommendation"]["study_id"] == submitted["id"]
@@ -183,6 +183,15 @@ def test_by_hand(tmp_path: Path, sqlite_url: str) -> None:
         assert listed[0]["id"] == submitted["id"]
         assert "verdict" in deployment.run("show", submitted["id"][:8]).stdout
         assert "verdict" in deployment.run("recommend", "--workload", "digits-mlp").stdout
+
+        extended = deployment.run("extend", submitted["id"][:8], "--seeds", "2", "--wait", "--json")
+        assert extended.returncode == 0, extended.stderr
+        again = json.loads(extended.stdout)
+        assert (again["extensions"], again["result"]["version"]) == ([2], 2)
+        features = again["reference"]["features"]
+        asked = [f"--optimizer={features['optimizer']}", f"--num-parameters={features['num_parameters']}"]
+        similar = deployment.run("recommend", *asked, "--json")
+        assert similar.returncode == 1 and "median_norm" in json.loads(similar.stdout)["reason"]
 
         known = deployment.run("workloads").stdout
         assert "digits-mlp" in known and "learning_rate = " in known

@@ -29,6 +29,7 @@ from toys import (
 )
 
 from tuner.errors import LaneError
+from tuner.optimizers import OptimizerSetting, adam, adamw, cosine, sgd, warmup
 from tuner.training.auto import AutoEngine
 from tuner.training.batched import BatchedEngine
 from tuner.training.cohort import Cohort
@@ -53,8 +54,16 @@ def blocks(cohort: Cohort, workload: AnyWorkload, **options: Any) -> Engine:
 
 ENGINES: Mapping[str, Make] = {"solo": SoloEngine, "batched": BatchedEngine, "blocks": blocks, "auto": auto}
 
-#: A stateless norm, a stateless clamp, a method with a state, and one that skips steps.
-SETTINGS = ("none", "global_norm:0.5", "value:0.1", "zclip:2", "skip_step:3")
+#: A stateless norm, a stateless clamp, a method with a state, one that skips steps, and another learning rate.
+SETTINGS = ("none", "global_norm:0.5", "value:0.1", "zclip:2", "skip_step:3", "global_norm:0.5@0.5")
+
+#: By learning rate.
+OPTIMIZERS: Mapping[str, Callable[[float], OptimizerSetting]] = {
+    "momentum": lambda rate: sgd(rate, momentum=0.9, weight_decay=1e-3),
+    "cosine": lambda rate: sgd(rate, schedule=cosine(40)),
+    "adam": adam,
+    "adamw": lambda rate: adamw(rate, schedule=warmup(5)),
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -85,6 +94,34 @@ def test_engines_agree_with_one_another(make: Make) -> None:
     cohort = cohort_of(*SETTINGS, rung_steps=(40,))
     workload = toy(batch_norm=True, momentum=0.9, learning_rate=0.01)
     assert_close(trained(make(cohort, workload), cohort), trained(SoloEngine(cohort, workload), cohort))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_lane_at_half_the_rate_is_a_lane_of_the_workload_with_half_the_rate(
+    make: Make, optimizer: str
+) -> None:
+    at_half = cohort_of("none@0.5", "global_norm:0.5@0.5", "zclip:2@0.5", rung_steps=(40,))
+    plain = cohort_of("none", "global_norm:0.5", "zclip:2", rung_steps=(40,))
+    found = trained(make(at_half, workload_of(optimizer=OPTIMIZERS[optimizer](0.02))), at_half)
+    expected = trained(make(plain, workload_of(optimizer=OPTIMIZERS[optimizer](0.01))), plain)
+    assert_same_bits(
+        {LaneId(lane.trial_id.removesuffix("@0.5"), lane.seed): each for lane, each in found.items()},
+        expected,
+    )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_lanes_of_several_rates_train_side_by_side(make: Make, optimizer: str) -> None:
+    cohort = cohort_of("none", "none@0.5", "value:0.1@3", "global_norm:0.5@0.25", rung_steps=(40,))
+    found = trained(make(cohort, workload_of(optimizer=OPTIMIZERS[optimizer](0.01))), cohort)
+    for trial in cohort.trials:
+        text, _, scale = trial.id.partition("@")
+        alone = cohort_of(text, rung_steps=(40,))
+        workload = workload_of(optimizer=OPTIMIZERS[optimizer](0.01 * float(scale or 1)))
+        expected = trained(SoloEngine(alone, workload), alone)
+        for seed in cohort.seeds:
+            mine, theirs = found[LaneId(trial.id, seed)], expected[LaneId(text, seed)]
+            torch.testing.assert_close(mine.weights, theirs.weights, rtol=1e-5, atol=1e-6)
 
 
 def test_rungs_do_not_change_the_training(make: Make) -> None:

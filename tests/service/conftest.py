@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from service import recommendations
@@ -24,7 +25,15 @@ from service.keys import create_key
 from service.settings import Settings
 from service.states import JobState
 from service.workloads import publish_workloads
-from tuner.evidence import Estimate, LaneResult, NormSketch, PairedDifference, Recommendation, Verdict
+from tuner.evidence import (
+    Estimate,
+    LaneResult,
+    NormSketch,
+    PairedDifference,
+    Recommendation,
+    Reference,
+    Verdict,
+)
 from tuner.parameters import ParameterField, WorkloadDescription
 from tuner.spec import ClipSetting, study_spec
 
@@ -129,7 +138,7 @@ class Api:
                 )
         return ids
 
-    def recommend(self, study_id: str) -> str:
+    def recommend(self, study_id: str, *, reference: Reference | None = None, **changes: Any) -> str:
         """Store the answer of a study, as its worker would."""
         with self.database.write() as session:
             study = session.get_one(StudyRow, study_id)
@@ -138,19 +147,30 @@ class Api:
                 study_id=study_id,
                 tenant_id=study.tenant_id,
                 spec=study_spec(study.spec),
-                recommendation=RECOMMENDATION,
+                reference=reference,
+                recommendation=dataclasses.replace(RECOMMENDATION, **changes),
                 snippets={"pytorch": "torch.nn.utils.clip_grad_norm_(model.parameters(), 0.42)"},
                 provenance={"torch": "2.13.0", "device": "cpu"},
-            )
+            ).id
 
-    def succeed(self, study_id: str) -> str:
-        """Run a queued study to its end, as its worker would."""
+    def succeed(self, study_id: str, **changes: Any) -> str:
+        """Run a queued study to its end, as its worker would; trials are written the first time."""
         lease = self.acquire()
         assert lease.study_id == study_id
-        self.write_trials(study_id)
-        recommendation_id = self.recommend(study_id)
+        with self.database.read() as session:
+            is_new = session.scalars(select(TrialRow.id).filter_by(study_id=study_id)).first() is None
+        if is_new:
+            self.write_trials(study_id)
+        recommendation_id = self.recommend(study_id, **changes)
         self.queue.finish(lease, JobState.SUCCEEDED)
         return recommendation_id
+
+    def extend(self, study_id: str, num_seeds: int | None = None, *, key: str | None = None) -> Any:
+        return self.http.post(
+            f"/v1/studies/{study_id}/extend",
+            json={"num_seeds": num_seeds},
+            headers={"Idempotency-Key": key or str(uuid.uuid4())},
+        )
 
     def add_worker(self, age_seconds: float = 0.0) -> None:
         with self.database.write() as session:

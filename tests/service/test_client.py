@@ -128,6 +128,36 @@ def test_problems_are_raised_as_their_class(api: Any, client: Client) -> None:
     assert waiting.value.code == "no_worker"
 
 
+def test_an_extended_study_is_followed_to_its_new_end(api: Any, client: Client) -> None:
+    study = client.create_study(SPEC)
+    api.succeed(study.id)
+    for _ in range(2):
+        extended = client.extend_study(study.id, 2, idempotency_key="k")
+        assert (extended.state, extended.extensions) == (JobState.QUEUED, (2,))
+    threading.Timer(0.5, api.succeed, [study.id]).start()
+    kinds = [(event.kind, event.is_terminal) for event in client.events(study.id)]
+    assert kinds == [
+        ("queued", False),
+        ("acquired", False),
+        ("succeeded", False),
+        ("queued", False),
+        ("acquired", False),
+        ("succeeded", True),
+    ]
+    assert [client.get_recommendation(study.id, version).version for version in (None, 1)] == [2, 1]
+    with pytest.raises(ConflictError) as settled:
+        client.extend_study(study.id)
+    assert settled.value.code == "already_settled"
+
+
+def test_without_a_match_of_its_own_a_training_is_told_why(client: Client) -> None:
+    answer = client.find_recommendation(optimizer="sgd", num_parameters=10, median_norm=0.5)
+    assert (answer.match, answer.neighbours) == ("none", ()) and "recorded what it trained" in answer.reason
+    with pytest.raises(InvalidRequestError) as caught:
+        client.find_recommendation()
+    assert caught.value.code == "query_incomplete"
+
+
 def test_a_prefix_must_name_one_study(api: Any, client: Client) -> None:
     with pytest.raises(NotFoundError, match="cliptune studies"):
         client.find_study("00000000")
@@ -240,7 +270,7 @@ def test_a_quiet_study_behind_a_proxy_that_cuts_streams_is_followed_to_its_end(
     api: Any, monkeypatch: pytest.MonkeyPatch, cut: Any
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("service.client.time.sleep", waits.append)
+    monkeypatch.setattr("service.client.connection.time.sleep", waits.append)
     study_id = api.study()["id"]
     streams = 0
 
@@ -265,7 +295,7 @@ def test_a_quiet_study_behind_a_proxy_that_cuts_streams_is_followed_to_its_end(
 def test_events_of_a_service_that_stays_away_end_after_twelve_reconnections(
     monkeypatch: pytest.MonkeyPatch, html: bool
 ) -> None:
-    monkeypatch.setattr("service.client.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("service.client.connection.time.sleep", lambda seconds: None)
     tries = 0
 
     def absent(request: httpx2.Request) -> httpx2.Response:

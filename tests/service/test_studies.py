@@ -13,7 +13,7 @@ from service import studies, workloads
 from service.db.models import IdempotencyRow, TrialReportRow, TrialResultRow, TrialRow
 from service.db.session import Database
 from service.studies import InvalidCursorError, cursor
-from service.studies.submit import KEEP_IDEMPOTENCY_MS
+from service.studies.idempotency import KEEP_IDEMPOTENCY_MS
 from tuner.errors import SpecError, UnknownWorkloadError
 from tuner.evidence import LaneResult, LossSketch, NormSketch, Phase, PhaseSketch, TrialState
 from tuner.parameters import ParameterField, WorkloadDescription

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tuner.evidence import LaneRecord, LaneResult, Trial, TrialState
+from tuner.evidence import LaneRecord, LaneResult, Stage, Trial, TrialState
 
 
 def test_waiting_and_running_trials_are_open() -> None:
@@ -30,7 +30,8 @@ def test_lane_result_is_its_record_and_what_the_loop_knows() -> None:
         num_skipped=2,
         tail_index=3.5,
     )
-    lane = LaneResult.of(record, seed=1, value=None, divergence_step=9, seconds=0.5)
+    lane = LaneResult.of(record, seed=1, value=None, divergence_step=9, seconds=0.5, initial=2.5)
+    assert lane.initial == 2.5
     assert (lane.seed, lane.value, lane.divergence_step, lane.seconds, lane.num_shared_steps) == (
         1,
         None,
@@ -40,6 +41,20 @@ def test_lane_result_is_its_record_and_what_the_loop_knows() -> None:
     )
     names = [field.name for field in dataclasses.fields(LaneRecord) if field.name != "divergence_step"]
     assert [getattr(lane, name) for name in names] == [getattr(record, name) for name in names]
+
+
+def test_trial_searches_with_the_studys_seeds_unless_it_says_otherwise(trial: Callable[..., Trial]) -> None:
+    plain = trial("value:1", 1.0, 2.0)
+    assert (plain.stage, plain.seeds) == (Stage.SEARCH, ())
+    assert Stage("confirm") is Stage.CONFIRM
+    confirming = dataclasses.replace(plain, stage=Stage.CONFIRM, seeds=(3, 4))
+    assert confirming != plain
+    assert confirming.num_diverged == plain.num_diverged
+
+
+def test_lane_of_an_earlier_version_has_no_initial_value(trial: Callable[..., Trial]) -> None:
+    (lane,) = trial("value:1", 1.0).lanes
+    assert (lane.initial, lane.num_shared_steps) == (None, 0)
 
 
 @pytest.mark.parametrize(

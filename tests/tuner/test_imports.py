@@ -23,7 +23,15 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_specs_and_evidence_load_nothing_heavy() -> None:
     light = ("errors", "methods", "spec", "evidence", "snippets", "optimizers", "training.cohort")
-    search = ("search", "search.pruning", "search.space", "search.statistics", "search.search")
+    search = (
+        "search",
+        "search.halving",
+        "search.confirmation",
+        "search.stopping",
+        "search.space",
+        "search.statistics",
+        "search.search",
+    )
     names = ", ".join(f"tuner.{name}" for name in (*light, *search))
     assert loaded_by(f"import tuner, {names}, tuner.search.planning, tuner.search.recommendation") == set()
 
@@ -32,7 +40,7 @@ def test_training_process_loads_neither_optuna_nor_scipy_nor_sklearn() -> None:
     loaded = loaded_by(
         "from tuner.training.loop import train_cohort\n"
         "from tuner.training.probe import measure_reference\n"
-        "from tuner.search.pruning import median_prune\n"
+        "from tuner.search.halving import halving\n"
         "from tuner.workloads import create_workload, describe_workloads\n"
         "describe_workloads()\n"
         "measure_reference(create_workload('charlm-rnn', {'hidden': 2}), (0, 1), num_batches=2)"

@@ -36,6 +36,16 @@ def test_every_method_has_a_clipper_and_a_summary() -> None:
         assert method.has_threshold == (name != OFF) == bool(method.threshold_unit)
 
 
+def test_norms_are_searched_from_a_thousandth_of_the_median() -> None:
+    found = {name: (each.kappa_low, each.kappa_high) for name, each in METHODS.items() if each.scale}
+    assert found == {
+        "global_norm": (1e-3, 10.0),
+        "global_norm_inf": (1e-3, 10.0),
+        "per_tensor_norm": (1e-3, 10.0),
+        "value": (1e-3, 1.0),
+    }
+
+
 def test_every_threshold_has_one_range_in_kappa_or_in_its_own_unit() -> None:
     for name in WITH_THRESHOLD:
         method = METHODS[name]

@@ -27,6 +27,10 @@ NAN, INF = float("nan"), float("inf")
         ("num_trials", True, "must be a whole number"),
         ("num_seeds", 1, "between 2 and 32"),
         ("num_seeds", 33, "between 2 and 32"),
+        ("num_confirm_seeds", 1, "must be 0, or a whole number between 2 and 64, got 1"),
+        ("num_confirm_seeds", -1, "must be 0, or a whole number between 2 and 64"),
+        ("num_confirm_seeds", 65, "must be 0, or a whole number between 2 and 64"),
+        ("num_confirm_seeds", 2.5, "must be 0, or a whole number"),
         ("num_steps", 0, "between 1 and 10000000"),
         ("num_steps", 10_000_001, "between 1 and 10000000"),
         ("cohort_size", 0, "between 1 and 1000"),
@@ -68,16 +72,54 @@ def test_range_is_refused(low: float | None, high: float | None, field: str, wor
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "field", "words"),
+    [
+        (
+            0.0,
+            1.0,
+            "learning_rate_low",
+            "must be a factor on the learning rate between 0.0001 and 10000, got 0.0",
+        ),
+        (9e-5, 1.0, "learning_rate_low", "between 0.0001 and 10000"),
+        (NAN, 1.0, "learning_rate_low", "between 0.0001 and 10000, got nan"),
+        (1.0, 1e5, "learning_rate_high", "between 0.0001 and 10000"),
+        (1.0, INF, "learning_rate_high", "between 0.0001 and 10000"),
+        (1.0, None, "learning_rate_high", "is missing: give both ends"),
+        (None, 1.0, "learning_rate_low", "is missing: give both ends"),
+        (1.0, 1.0, "learning_rate_low", "must be < learning_rate_high, got 1.0 and 1.0"),
+        (2.0, 1.0, "learning_rate_low", "must be < learning_rate_high"),
+    ],
+)
+def test_range_of_learning_rates_is_refused(
+    low: float | None, high: float | None, field: str, words: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        StudySpec(workload="w", learning_rate_low=low, learning_rate_high=high)
+    assert caught.value.field == field
+    assert words in caught.value.reason
+
+
+def test_learning_rate_is_left_alone_unless_a_range_is_given() -> None:
+    assert not StudySpec(workload="w").tunes_learning_rate
+    assert StudySpec(workload="w", learning_rate_low=1e-4, learning_rate_high=1e4).tunes_learning_rate
+    several = StudySpec(workload="w", methods=("value", "agc"), learning_rate_low=0.1, learning_rate_high=1.0)
+    assert several.tunes_learning_rate
+
+
 def test_range_needs_a_single_method() -> None:
     with pytest.raises(SpecError, match="needs a single method"):
         StudySpec(workload="w", methods=("value", "global_norm"), threshold_low=1.0, threshold_high=2.0)
 
 
-@pytest.mark.parametrize("field", ["num_trials", "num_seeds", "num_steps", "cohort_size", "num_rungs"])
+@pytest.mark.parametrize(
+    "field", ["num_trials", "num_seeds", "num_confirm_seeds", "num_steps", "cohort_size", "num_rungs"]
+)
 def test_ends_of_the_bounds_are_allowed(field: str) -> None:
     for value in {
         "num_trials": (2, 1000),
         "num_seeds": (2, 32),
+        "num_confirm_seeds": (0, 2, 64),
         "num_steps": (1, 10_000_000),
         "cohort_size": (1, 1000),
         "num_rungs": (1, 10),
@@ -111,10 +153,27 @@ def test_setting_is_refused(method: str, threshold: float | None, words: str) ->
     assert caught.value.field == "threshold"
 
 
-@pytest.mark.parametrize("text", ["none", "global_norm:0.35", "value:1e-06"])
+@pytest.mark.parametrize(
+    "text",
+    ["none", "global_norm:0.35", "value:1e-06", "global_norm:0.35@0.5", "none@0.0001", "value:2@10000"],
+)
 def test_text_form_of_a_setting_is_read_back(text: str) -> None:
     assert str(ClipSetting.parse(text)) == text
-    assert ClipSetting.parse(text).is_off == (text == "none")
+    assert ClipSetting.parse(text).is_off == text.startswith("none")
+
+
+def test_text_form_leaves_out_the_workloads_own_rate() -> None:
+    assert str(ClipSetting.parse("value:2@1")) == "value:2"
+    assert ClipSetting.parse("value:2@1.0") == ClipSetting(method="value", threshold=2.0)
+    assert ClipSetting.parse("value:2@0.5") != ClipSetting.parse("value:2")
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 9e-5, 10001.0, NAN, INF])
+def test_learning_rate_of_a_setting_is_refused(scale: float) -> None:
+    for method, threshold in (("none", None), ("value", 1.0)):
+        with pytest.raises(SpecError, match=r"between 0\.0001 and 10000, got") as caught:
+            ClipSetting(method=method, threshold=threshold, learning_rate_scale=scale)
+        assert (caught.value.field, caught.value.code) == ("learning_rate_scale", "invalid_spec")
 
 
 def test_text_that_is_no_setting_is_refused() -> None:
@@ -122,6 +181,11 @@ def test_text_that_is_no_setting_is_refused() -> None:
         ClipSetting.parse("value:low")
     with pytest.raises(SpecError, match="is required"):
         ClipSetting.parse("value")
+    with pytest.raises(SpecError, match="must be a number, got '1e'; write METHOD:THRESHOLD, or") as caught:
+        ClipSetting.parse("value:2@1e")
+    assert caught.value.field == "learning_rate_scale"
+    with pytest.raises(SpecError, match="must be a number, got ''"):
+        ClipSetting.parse("value:2@")
 
 
 @pytest.mark.parametrize(
@@ -145,13 +209,19 @@ def test_json_form_is_read_back_equal() -> None:
         workload="w",
         parameters={"hidden": 4},
         methods=("value",),
-        current=ClipSetting.parse("value:2"),
+        current=ClipSetting.parse("value:2@0.5"),
+        num_confirm_seeds=0,
+        learning_rate_low=0.1,
+        learning_rate_high=10.0,
         seed=3,
     )
     document = json.loads(json.dumps(spec.to_json()))
     assert study_spec(document) == spec
     assert study_spec(document).digest == spec.digest
     assert study_spec({"workload": "w"}) == StudySpec(workload="w")
+    # As a version before learning rates were tuned wrote it.
+    earlier = {"workload": "w", "current": {"method": "value", "threshold": 2.0}}
+    assert study_spec(earlier).current == ClipSetting.parse("value:2")
 
 
 def test_unknown_field_is_refused() -> None:

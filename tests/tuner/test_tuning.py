@@ -16,7 +16,14 @@ from tuner.training.cohort import Event
 from tuner.workloads import AnyWorkload
 
 # A fixed number of lanes: `auto` measures, and another measurement may choose another way.
-SMALL = {"num_trials": 6, "cohort_size": 4, "num_seeds": 2, "lanes": 8}
+SMALL = {
+    "num_trials": 6,
+    "cohort_size": 4,
+    "num_seeds": 2,
+    "num_confirm_seeds": 3,
+    "effect": 0.01,
+    "lanes": 8,
+}
 
 
 def without_time(found: Recommendation) -> dict[str, object]:
@@ -27,11 +34,19 @@ def test_digits_study_is_answered_and_the_same_again() -> None:
     events: list[Event] = []
     found = tune("digits-mlp", parameters={"hidden": 16}, num_steps=40, on_event=events.append, **SMALL)
     assert found.num_trials == 6
-    assert found.off.num_seeds == 2
-    assert found.difference is not None
+    assert found.search_end == "all 6 settings asked for were tried"
+    # The verdict rests on three seeds that the search never saw.
+    assert found.num_fresh_seeds == found.off.num_seeds == 3
+    assert found.off_failures is not None
+    assert found.off_failures.num_lanes == 2 + 3
+    ended = [event for event in events if event.kind == "trial"]
+    searching = [event for event in ended if [lane.seed for lane in event.lanes] == [0, 1]]
+    confirming = [event for event in ended if [lane.seed for lane in event.lanes] == [2, 3, 4]]
+    assert (len(searching), len(confirming)) == (6, len(ended) - 6)
+    assert len(confirming) >= 2
+    assert all(event.state == "complete" for event in confirming)
     kinds = [event.kind for event in events if event.kind != "progress"]
     assert kinds[0] == "probe"
-    assert kinds.count("trial") == 6
     again = tune("digits-mlp", parameters={"hidden": 16}, num_steps=40, **SMALL)
     assert without_time(again) == without_time(found)
 
@@ -51,6 +66,14 @@ def test_charlm_study_recommends_clipping() -> None:
     assert found.off.num_diverged > 0 or found.off.mean > 1.2 * found.value.mean
     assert found.interval is not None
     assert found.interval[0] <= (found.setting.threshold or 0.0) <= found.interval[1]
+
+
+def test_unconfirmed_study_is_judged_on_its_own_seeds() -> None:
+    found = tune("digits-mlp", parameters={"hidden": 8}, num_steps=12, **{**SMALL, "num_confirm_seeds": 0})
+    assert found.num_fresh_seeds == 0
+    assert found.off.num_seeds == 2
+    assert found.off_failures is not None
+    assert found.off_failures.num_lanes == 2
 
 
 def test_parts_from_a_notebook_are_tuned() -> None:

@@ -39,10 +39,10 @@ def paired(one: Trial | None, other: Trial | None, *, num_candidates: int = 1) -
 def equally_good(best: Trial, trials: Iterable[Trial], margin: float) -> tuple[float, float]:
     """The stretch of tried thresholds around the best that can't be told from it.
 
-    Walks from the best to either side, in threshold order, over the trials of its method that were trained to the
-    end. A trial that is worse (its 95 % interval entirely above 0 and the mean difference at least the margin) or
-    has a diverged seed ends the stretch; a trial that was pruned without diverging is passed over. These intervals
-    are one per trial, not corrected for their number: they are about a stretch, not about the verdict.
+    Walks from the best to either side, in threshold order, over the trials of its method and learning rate that were
+    trained to the end. A trial that is worse (its 95 % interval entirely above 0 and the mean difference at least the
+    margin) or has a diverged seed ends the stretch; a trial that was pruned without diverging is passed over. These
+    intervals are one per trial, not corrected for their number: they are about a stretch, not about the verdict.
 
     Args:
         best: a complete trial with a threshold.
@@ -57,6 +57,7 @@ def equally_good(best: Trial, trials: Iterable[Trial], margin: float) -> tuple[f
             (trial.setting.threshold, trial)
             for trial in trials
             if trial.setting.method == best.setting.method and trial.setting.threshold is not None
+            if trial.setting.learning_rate_scale == best.setting.learning_rate_scale
             if trial.state is TrialState.COMPLETE or trial.num_diverged > 0
         ),
         key=lambda pair: pair[0],

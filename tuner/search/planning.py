@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tuner.evidence import Reference, Trial, TrialState
+from tuner.evidence import Reference, Stage, Trial, TrialState
 from tuner.parameters import ParameterValue
 from tuner.search.statistics import mean_value
-from tuner.spec import StudySpec
+from tuner.spec import OFF_SETTING, StudySpec
 from tuner.training.cohort import Cohort, CohortTrial
 
 _WITH_RESULT = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -19,7 +19,7 @@ def plan_cohort(
     parameters: Mapping[str, ParameterValue],
     trials: Iterable[Trial],
 ) -> Cohort | None:
-    """The cohort of all open trials.
+    """The cohort of the open trials; of those that search first, then of one round of confirmation after the other.
 
     Every ended trial's rung values enter the history, those of a cohort that was interrupted too. What is left of
     such a cohort is therefore pruned against the same values as if it had not been interrupted.
@@ -31,33 +31,37 @@ def plan_cohort(
         trials: all trials of the study.
 
     Returns:
-        Open trials by number, *off* and today's value protected; None if no trial is open.
+        Open trials by number; *off* and today's value are protected, and everything in a confirmation. None if no
+        trial is open.
     """
     ordered = sorted(trials, key=lambda trial: trial.number)
+    first = next((trial for trial in ordered if trial.state.is_open), None)
+    if first is None:
+        return None
+    alike = [trial for trial in ordered if (trial.stage, trial.seeds) == (first.stage, first.seeds)]
+    searches = first.stage is Stage.SEARCH
     open_trials = tuple(
         CohortTrial(
             id=trial.id,
             setting=trial.setting,
-            protected=trial.setting.is_off or trial.setting == spec.current,
+            protected=not searches or trial.setting == OFF_SETTING or trial.setting == spec.current,
         )
-        for trial in ordered
+        for trial in alike
         if trial.state.is_open
     )
-    if not open_trials:
-        return None
-    cohorts = {trial.cohort for trial in ordered if trial.state.is_open}
+    cohorts = {trial.cohort for trial in alike if trial.state.is_open}
     return Cohort(
         workload=spec.workload,
         parameters=dict(parameters),
         trials=open_trials,
-        seeds=spec.seeds,
+        seeds=first.seeds or spec.seeds,
         rung_steps=spec.rung_steps,
         divergence_factor=spec.divergence_factor,
-        history=rung_history(spec.rung_steps, ordered),
+        history=rung_history(spec.rung_steps, alike) if searches else {},
         reference_norm=reference.l2_norm.median,
         largest_norm=reference.l2_norm.max,
         lanes=spec.lanes,
-        ended=tuple(trial.id for trial in ordered if trial.cohort in cohorts and trial.state in _WITH_RESULT),
+        ended=tuple(trial.id for trial in alike if trial.cohort in cohorts and trial.state in _WITH_RESULT),
     )
 
 

@@ -2,79 +2,102 @@
 
 from __future__ import annotations
 
-from tuner.evidence import Estimate, PairedDifference, Verdict
+from dataclasses import dataclass
+
+from tuner.evidence import Estimate, Verdict
+from tuner.search.verdict import Comparison
 from tuner.spec import ClipSetting
 
 
-def compared(
-    verdict: Verdict,
-    best: ClipSetting,
-    value: Estimate,
-    off: Estimate,
-    difference: PairedDifference,
-    *,
-    margin: float,
-    effect: float,
-    objective: str,
-    seeds: int | None,
-    num_candidates: int,
-) -> str:
-    """Both settings ended in every seed, and their paired difference decided.
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a comparison's sentence is made of.
 
-    Args:
-        verdict: what it supports.
+    Attributes:
         best: the best clip setting.
         value: its objective.
         off: the objective without clipping.
-        difference: best - off.
+        comparison: the two, seed by seed.
         margin: the difference that matters, in the objective's unit.
         effect: the same, relative to *off*.
         objective: name of the objective.
-        seeds: about how many seeds would settle an inconclusive comparison; None if more than 1000.
-        num_candidates: clip settings among which the best was chosen by these values, itself included, >= 1.
+        is_fresh: whether the seeds are ones that the search never saw.
+        more_seeds: how many more would about settle it; None if no reasonable number would.
+    """
+
+    best: ClipSetting
+    value: Estimate
+    off: Estimate
+    comparison: Comparison
+    margin: float
+    effect: float
+    objective: str
+    is_fresh: bool
+    more_seeds: int | None
+
+    @property
+    def seeds(self) -> str:
+        """The seeds in words."""
+        return f"{len(self.comparison.seeds)} {'fresh' if self.is_fresh else 'paired'} seeds"
+
+
+def compared(verdict: Verdict, facts: Facts) -> str:
+    """Both settings ended soundly in every seed, and their paired difference decided.
+
+    Args:
+        verdict: what it supports.
+        facts: the figures.
 
     Returns:
         One to three sentences.
     """
-    facts = (
-        f"{_named(best)} ends at {objective} {_with_error(value)}, off at {_with_error(off)}: difference "
-        f"{difference.mean:+.3g} (95 % interval {difference.low:.3g} to {difference.high:.3g}, "
-        f"{difference.num_pairs} paired seeds)"
+    difference = facts.comparison.difference
+    if difference is None:
+        return too_few_seeds()
+    found = (
+        f"{_named(facts.best)} ends at {facts.objective} {_with_error(facts.value)}, off at "
+        f"{_with_error(facts.off)}: difference {difference.mean:+.3g} (95 % interval {difference.low:.3g} to "
+        f"{difference.high:.3g}, {facts.seeds})"
     )
     chosen = ""
-    if num_candidates > 1:
+    if facts.comparison.num_candidates > 1:
         chosen = (
-            f" The best was chosen among {num_candidates} settings on the same seeds, which the interval "
-            "allows for."
+            f" The best was chosen among {facts.comparison.num_candidates} settings on the same seeds, which the "
+            "interval allows for."
         )
-    bound = f"the {effect:.3g} of off that matters to you ({margin:.3g})"
+    bound = f"the {facts.effect:.3g} of off that matters to you ({facts.margin:.3g})"
     if verdict in (Verdict.CLIP, Verdict.DO_NOT_CLIP):
-        return f"{facts}. The interval excludes 0, and the difference is at least {bound}.{chosen}"
+        return f"{found}. The interval excludes 0, and the difference is at least {bound}.{chosen}"
     if verdict is Verdict.NO_DIFFERENCE:
-        return f"{facts}, which is less than {bound}.{chosen}"
-    wanted = "more than 1000 seeds" if seeds is None else f"about {seeds} seeds"
+        return f"{found}, which is less than {bound}.{chosen}"
     doubt = "may be noise" if difference.low <= 0 <= difference.high else f"may be less or more than {bound}"
-    return f"{facts}, which {doubt}.{chosen} At this spread {wanted} would settle it."
+    return f"{found}, which {doubt}.{chosen} {_more(facts)}"
 
 
-def off_diverged(best: ClipSetting, value: Estimate, off: Estimate, objective: str) -> str:
-    """Training without clipping diverged, with the best setting it did not.
+def failed(verdict: Verdict, facts: Facts) -> str:
+    """Training failed in some seeds, and the test by ranks decided.
 
     Args:
-        best: the best clip setting.
-        value: its objective.
-        off: the objective without clipping.
-        objective: name of the objective.
+        verdict: what it supports.
+        facts: the figures.
 
     Returns:
-        A sentence.
+        Two or three sentences.
     """
-    others = "" if off.mean is None else f" and ended at {objective} {off.mean:.4g} on average in the others"
-    total = off.num_seeds + off.num_diverged
-    return (
-        f"Without clipping, training diverged in {off.num_diverged} of {total} seeds{others}; {_named(best)} "
-        f"diverged in none of {value.num_seeds} and ends at {objective} {_with_error(value)}."
+    mine, theirs = facts.comparison.mine, facts.comparison.theirs
+    seeds, total = facts.comparison.seeds, facts.seeds
+    num_mine, num_theirs = (sum(values[seed] is None for seed in seeds) for values in (mine, theirs))
+    found = (
+        f"Without clipping, training failed (diverged, or got less than half way) in {num_theirs} of {total}, and "
+        f"ended at {facts.objective} {_with_error(facts.off)} where it did not diverge; with {_named(facts.best)} it "
+        f"failed in {num_mine} and ended at {_with_error(facts.value)}."
     )
+    test = f"by ranks, p = {facts.comparison.p_value:.2g}"
+    if verdict is Verdict.INCONCLUSIVE:
+        return f"{found} That may be chance ({test}). {_more(facts)}"
+    if num_theirs == len(seeds) or num_mine == len(seeds):
+        return found
+    return f"{found} That is not chance ({test})."
 
 
 def never_exceeded(num_trials: int, highest: float) -> str:
@@ -161,8 +184,16 @@ def too_few_seeds() -> str:
     )
 
 
+def _more(facts: Facts) -> str:
+    if facts.more_seeds is None:
+        return "No reasonable number of further seeds would settle it."
+    return f"At this spread about {facts.more_seeds} more fresh seeds would settle it."
+
+
 def _named(setting: ClipSetting) -> str:
-    return setting.method if setting.threshold is None else f"{setting.method} {setting.threshold:g}"
+    text = setting.method if setting.threshold is None else f"{setting.method} {setting.threshold:g}"
+    rate = setting.learning_rate_scale
+    return text if rate == 1 else f"{text} at {rate:g} times the learning rate"
 
 
 def _with_error(value: Estimate) -> str:

@@ -19,22 +19,29 @@ def settled(trials: Iterable[Trial]) -> tuple[TrialEnded, ...]:
         trials: all trials of a study.
 
     Returns:
-        Their results: off's, with every step shared. Only for methods whose threshold is compared with the L2 norm,
-        which is what a result records.
+        Their results: those of *off* under the same seeds and learning rate, with every step shared. Only for methods
+        whose threshold is compared with the L2 norm, which is what a result records.
     """
     known = tuple(trials)
-    off = next((each for each in known if each.setting.is_off and each.state is TrialState.COMPLETE), None)
-    if off is None or any(lane.norms is None for lane in off.lanes):
-        return ()
+    baselines = [each for each in known if each.setting.is_off and each.state is TrialState.COMPLETE]
+    found = []
+    for trial in (each for each in known if each.state.is_open):
+        off = next((each for each in baselines if _would_be_same(trial, each)), None)
+        if off is not None:
+            lanes = tuple(replace(lane, num_shared_steps=lane.num_steps, seconds=0.0) for lane in off.lanes)
+            found.append(TrialEnded(trial_id=trial.id, state="complete", lanes=lanes))
+    return tuple(found)
+
+
+def _would_be_same(trial: Trial, off: Trial) -> bool:
+    """Whether a trial would be this *off* run, step by step."""
+    setting = trial.setting
+    if (trial.stage, trial.seeds) != (off.stage, off.seeds):
+        return False
+    if setting.learning_rate_scale != off.setting.learning_rate_scale:
+        return False
+    if setting.method not in COMPARED_WITH_L2_NORM or any(lane.norms is None for lane in off.lanes):
+        return False
     largest = max(lane.norms.max for lane in off.lanes if lane.norms is not None)
     # The margin covers torch's 1e-6 in the denominator and the rounding of a threshold to the gradients' type.
-    bound = largest * (1 + 1e-5) + 1e-5
-    lanes = tuple(replace(lane, num_shared_steps=lane.num_steps, seconds=0.0) for lane in off.lanes)
-    return tuple(
-        TrialEnded(trial_id=each.id, state="complete", lanes=lanes)
-        for each in known
-        if each.state.is_open
-        and each.setting.method in COMPARED_WITH_L2_NORM
-        and each.setting.threshold is not None
-        and each.setting.threshold > bound
-    )
+    return setting.threshold is not None and setting.threshold > largest * (1 + 1e-5) + 1e-5

@@ -7,15 +7,17 @@ thresholds here does it on coordinates, so that a factor of the coordinate is a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from tuner.evidence import NormSketch, Reference
+from tuner.evidence import NormSketch, Reference, Trial
 from tuner.methods import GradientScale, Method, get_method
 from tuner.spec import ClipSetting, StudySpec
 
 #: Thresholds closer than this on their axis are the same candidate: 1 % of the coordinate.
 SAME_THRESHOLD = 0.01
+#: The golden ratio's fractional part: multiples of it fill an interval evenly however many there are.
+_GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,142 @@ class ThresholdRange:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RateRange:
+    """Factors on the workload's learning rate.
+
+    Attributes:
+        low: smallest, > 0.
+        high: largest, > low.
+    """
+
+    low: float
+    high: float
+
+    def spread(self, count: int) -> tuple[float, ...]:
+        """Factors spread evenly on a logarithmic axis: the middles of as many equal parts.
+
+        Args:
+            count: how many, >= 0.
+
+        Returns:
+            Ascending factors at 3 significant digits.
+
+        Example:
+            >>> RateRange(low=0.1, high=10.0).spread(2)
+            (0.316, 3.16)
+        """
+        ratio = self.high / self.low
+        return tuple(self.at(self.low * ratio ** ((part + 0.5) / count)) for part in range(count))
+
+    def at(self, factor: float) -> float:
+        """A factor at 3 significant digits, within the range.
+
+        Args:
+            factor: > 0.
+
+        Returns:
+            The rounded number, or the end of the range it would pass.
+        """
+        return min(max(round_threshold(factor), self.low), self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """Where the settings of a study may lie.
+
+    Attributes:
+        ranges: one per method.
+        rates: factors on the learning rate, if that is tuned too.
+        has_step_cap: whether rate and threshold are searched as (rate, rate x threshold): for plain SGD the longest
+            step is what matters, and its optimum hardly moves with the rate.
+    """
+
+    ranges: tuple[ThresholdRange, ...]
+    rates: RateRange | None = None
+    has_step_cap: bool = False
+
+    def spread(self, chosen: ThresholdRange, count: int) -> tuple[ClipSetting, ...]:
+        """Settings of one method spread evenly over the space.
+
+        Args:
+            chosen: its range.
+            count: how many, >= 0.
+
+        Returns:
+            Thresholds in ascending order; with a tuned rate, the rates follow a sequence that fills the square evenly.
+        """
+        thresholds = chosen.spread(count)
+        if self.rates is None:
+            return tuple(ClipSetting(method=chosen.method, threshold=threshold) for threshold in thresholds)
+        ratio = self.rates.high / self.rates.low
+        return tuple(
+            ClipSetting(
+                method=chosen.method,
+                threshold=threshold,
+                learning_rate_scale=self.rates.at(self.rates.low * ratio ** ((0.5 + number * _GOLDEN) % 1)),
+            )
+            for number, threshold in enumerate(thresholds)
+        )
+
+
+def search_space(spec: StudySpec, reference: Reference) -> Space:
+    """The space of a study.
+
+    Args:
+        spec: gives the methods, perhaps a range of thresholds, and perhaps one of learning rates.
+        reference: gives the scale of methods whose range is in kappa, and says which optimizer it is.
+
+    Returns:
+        The space.
+    """
+    ranges = threshold_ranges(spec, reference)
+    if spec.learning_rate_low is None or spec.learning_rate_high is None:
+        return Space(ranges=ranges)
+    optimizer = None if reference.features is None else reference.features.optimizer
+    return Space(
+        ranges=ranges,
+        rates=RateRange(low=spec.learning_rate_low, high=spec.learning_rate_high),
+        has_step_cap=optimizer == "sgd",
+    )
+
+
+def refined(space: Space, trials: Sequence[Trial]) -> Space:
+    """The part of a space that its trials leave open.
+
+    Args:
+        space: the whole.
+        trials: of the search, ended or not.
+
+    Returns:
+        Each method's range from the trial below those that got furthest to the trial above them; a method without an
+        ended trial keeps its range. With a tuned learning rate the space stays whole.
+    """
+    if space.rates is not None:
+        return space
+    return replace(space, ranges=tuple(_refined(each, trials) for each in space.ranges))
+
+
+def _refined(whole: ThresholdRange, trials: Sequence[Trial]) -> ThresholdRange:
+    inside = sorted(
+        (trial for trial in trials if whole.contains(trial.setting) and trial.lanes),
+        key=lambda trial: trial.setting.threshold or 0.0,
+    )
+    sound = [trial for trial in inside if trial.num_diverged == 0]
+    furthest = max((max(lane.num_steps for lane in trial.lanes) for trial in sound), default=0)
+    leading = [
+        number
+        for number, trial in enumerate(inside)
+        if trial.num_diverged == 0 and max(lane.num_steps for lane in trial.lanes) == furthest
+    ]
+    if not leading:
+        return whole
+    thresholds = [trial.setting.threshold or 0.0 for trial in inside]
+    low = thresholds[leading[0] - 1] if leading[0] else whole.low
+    high = thresholds[leading[-1] + 1] if leading[-1] + 1 < len(inside) else whole.high
+    return replace(whole, low=low, high=high) if low < high else whole
+
+
 def threshold_ranges(spec: StudySpec, reference: Reference) -> tuple[ThresholdRange, ...]:
     """The range of every method of a study.
 
@@ -162,7 +300,8 @@ def is_same(one: ClipSetting, other: ClipSetting) -> bool:
         other: another.
 
     Returns:
-        True for one method and thresholds within 1 % on its axis (both absent counts as equal).
+        True for one method, learning rates within 1 %, and thresholds within 1 % on the method's axis (both absent
+        counts as equal).
 
     Example:
         >>> is_same(ClipSetting.parse("value:1"), ClipSetting.parse("value:1.005"))
@@ -171,6 +310,8 @@ def is_same(one: ClipSetting, other: ClipSetting) -> bool:
         False
     """
     if one.method != other.method:
+        return False
+    if abs(math.log(one.learning_rate_scale / other.learning_rate_scale)) >= SAME_THRESHOLD:
         return False
     if one.threshold is None or other.threshold is None:
         return one.threshold == other.threshold

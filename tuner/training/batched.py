@@ -337,13 +337,14 @@ class BatchedEngine:
         return self._seconds.get(lane, 0.0)
 
     def retire(self, lanes: Sequence[LaneId]) -> None:  # noqa: D102
-        for trial in {lane.trial_id for lane in lanes}:
-            if self._followers.pop(trial, None) is None:
-                self._ended.add(trial)
-        for trial in self._ended:
-            # The leader trains on for those that follow it.
-            if trial != self._leader or not self._followers:
-                self._blocks.end(trial)
+        trials = {lane.trial_id for lane in lanes}
+        ended = {trial for trial in trials if self._followers.pop(trial, None) is None}
+        self._ended |= ended
+        # The leader trains on for those that follow it.
+        if self._leader is not None and self._leader in self._ended:
+            ended = ended - {self._leader} if self._followers else ended | {self._leader}
+        for trial in ended:
+            self._blocks.end(trial)
 
     def hand_over(self) -> Iterator[HandedOver]:
         """Every wanted lane by itself, at the last step it has finished: what another engine needs to go on.

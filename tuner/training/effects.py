@@ -26,8 +26,9 @@ _PLAIN = (bool, int, float, str, type(None))
 def lane_buffers(workload: AnyWorkload, models: Sequence[nn.Module]) -> dict[str, Tensor]:
     """The buffers of which a lane needs its own, of every seed side by side.
 
-    Those that training changes (running statistics), and those that differ between seeds. The others (masks,
-    positional encodings) stay as they are and are shared by all lanes.
+    Those that training writes (running statistics, and averages that begin later, written with what they already
+    hold), and those that differ between seeds. The others (masks, positional encodings) stay as they are and are shared
+    by all lanes.
 
     Args:
         workload: gives the loss and the batches.
@@ -43,6 +44,7 @@ def lane_buffers(workload: AnyWorkload, models: Sequence[nn.Module]) -> dict[str
     device = next(tried.parameters()).device
     generator = data_generator(0)
     weights = {name: each.detach().clone() for name, each in tried.named_parameters()}
+    seen = {name: (id(each), each._version) for name, each in tried.named_buffers()}
     before: dict[str, object] = {}
     with GlobalStream(0, "effects", device).active(), autocast(workload.precision, device), torch.no_grad():
         for index in range(2):
@@ -58,14 +60,17 @@ def lane_buffers(workload: AnyWorkload, models: Sequence[nn.Module]) -> dict[str
     for name, parameter in tried.named_parameters():
         if not torch.equal(parameter, weights[name]):
             raise NotBatchableError(f"the forward pass writes parameter {name!r}: lanes can't follow that")
-    changed = dict(tried.named_buffers())
-    named = [dict(model.named_buffers()) for model in models]
+    named, left = [dict(model.named_buffers()) for model in models], dict(tried.named_buffers())
+    # By version and by value: batch normalisation in a lower precision writes without counting versions.
+    written = {
+        name
+        for name, first in named[0].items()
+        if seen[name] != (id(left[name]), left[name]._version) or not torch.equal(first, left[name])
+    }
     return {
         name: torch.stack([buffers[name] for buffers in named])
         for name, first in named[0].items()
-        if not all(
-            torch.equal(first, other) for other in [changed[name], *(each[name] for each in named[1:])]
-        )
+        if name in written or not all(torch.equal(first, each[name]) for each in named[1:])
     }
 
 

@@ -37,7 +37,7 @@ class LaneBatch:
     """Lanes that train in lock-step.
 
     Args:
-        settings: clip setting per lane, length L.
+        settings: clip setting per lane, length L; a lane trains at the optimizer's rate times its setting's scale.
         layout: of a row.
         weights: initial weights, shape (L, P); owned by the batch from now on.
         optimizer: lane-wise setting.
@@ -83,7 +83,8 @@ class LaneBatch:
         self._clipper = create_clipper(settings, layout, reference_norm=reference_norm, device=device)
         self._clip_state = {name: each.clone() for name, each in self._clipper.initial_state(weights).items()}
         self.optimizer_state = optimizer.initial_state(weights, layout) if optimizer.is_lane_wise else {}
-        self._lr = torch.full((num_lanes,), optimizer.lr, dtype=torch.float64, device=device)
+        rates = [optimizer.lr * setting.learning_rate_scale for setting in settings]
+        self._lr = torch.tensor(rates, dtype=torch.float64, device=device)
         self.step = torch.zeros((), dtype=torch.float64, device=device)
         self.scale = LossScale.initial(num_lanes, device) if precision == "fp16" else None
         self._recent = torch.zeros(MAX_UNFLUSHED, _FIELDS, num_lanes, dtype=weights.dtype, device=device)
@@ -208,7 +209,7 @@ def side_by_side(
         batches: at the same step and alike but for their lanes, at least one.
         rows: for each lane of the result its row in the batches put one after the other; a lane may be taken twice.
         settings: the lanes' clip settings from now on; by default those they have. Only lanes of methods without a
-            state may change theirs.
+            state may change theirs. Their learning rates are those of the new settings.
 
     Returns:
         A batch that shares no tensor with the given ones.

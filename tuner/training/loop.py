@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from tuner.errors import ProbeError
 from tuner.evidence import LaneResult
 from tuner.training.auto import AutoEngine
 from tuner.training.checkpoint import Checkpoints
@@ -86,7 +87,7 @@ def train_cohort(
         cohort: what to train, or what is left of it.
         workload: the cohort's workload with the cohort's parameters.
         prune: decides at each rung but the last; a pure function, for example
-            `tuner.search.pruning.median_prune`.
+            what `tuner.search.halving.halving` gives.
         engine: trains the lanes; by default an `AutoEngine` on ``device``.
         checkpoints: the cohort's; None keeps none. Not together with an engine.
         device: where the default engine trains.
@@ -103,6 +104,7 @@ def train_cohort(
     Raises:
         ValueError: if both an engine and checkpoints are given.
         LaneError: if the workload's code raised while a lane trained; it names the trial.
+        ProbeError: if the validation loss of a seed is not finite before the first step.
     """
     if checkpoints is None:
         chosen = engine or AutoEngine(
@@ -169,7 +171,8 @@ class _CohortRun:
 
     def events(self, failed: Sequence[Event] = (), *, seconds: float = 0.0) -> Iterator[Event]:
         yield from failed
-        self.state.bounds = self.state.bounds or self._divergence_bounds()
+        if not self.state.next_rung:
+            self._begin()
         self.last_told = self.clock()
         yield from self._choice()
         first = self.state.next_rung
@@ -219,14 +222,23 @@ class _CohortRun:
             self.told_choice = self.engine.choice
             yield self.engine.choice
 
-    def _divergence_bounds(self) -> dict[int, float]:
-        """Per seed, the validation loss beyond which a lane counts as diverged."""
+    def _begin(self) -> None:
+        """Learn what the held-out data say of every seed before the first step, where all its lanes are alike.
+
+        Raises:
+            ProbeError: if a validation loss is not finite: nothing could be told from what follows.
+        """
         first = self.cohort.trials[0].id
-        before = self.engine.evaluate([LaneId(first, seed) for seed in self.cohort.seeds])
-        return {
-            lane.seed: value.loss * self.cohort.divergence_factor if value.loss > 0 else math.inf
-            for lane, value in before.items()
-        }
+        for lane, value in self.engine.evaluate(self._lanes(first)).items():
+            if not math.isfinite(value.loss):
+                raise ProbeError(
+                    f"the validation loss before the first step is {value.loss} with seed {lane.seed}",
+                    "check the initial weights and the held-out batches",
+                )
+            factor = self.cohort.divergence_factor
+            self.state.bounds[lane.seed] = value.loss * factor if value.loss > 0 else math.inf
+            if math.isfinite(value.objective):
+                self.state.initial[lane.seed] = value.objective
 
     def _lanes(self, trial_id: str) -> list[LaneId]:
         return [LaneId(trial_id, seed) for seed in self.cohort.seeds]
@@ -301,6 +313,7 @@ class _CohortRun:
                 divergence_step=self.state.divergence.get(lane),
                 seconds=self.engine.seconds(lane),
                 num_shared_steps=self.engine.num_shared_steps(lane),
+                initial=self.state.initial.get(lane.seed),
             )
             for lane in lanes
         )

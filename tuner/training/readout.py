@@ -13,18 +13,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch.nn.functional import pad
 
 from tuner.evidence import LaneRecord, LossSketch, NormSketch, Phase, PhaseSketch
+from tuner.records import MAX_POINTS, LossCurve
 from tuner.training.columns import SCALE_UNITS, Columns, Count
-from tuner.training.sketches import finite_or_none, rank, sketch_lanes, tail_indices
+from tuner.training.sketches import finite_or_none, histograms, rank, sketch_lanes, tail_indices
 
 
-def read_lanes(columns: Columns, kept: Sequence[slice]) -> tuple[LaneRecord, ...]:
+def read_lanes(columns: Columns, kept: Sequence[slice], stride: int) -> tuple[LaneRecord, ...]:
     """What each lane recorded; this waits for the device.
 
     Args:
         columns: of a trace.
         kept: per phase, which of the kept steps lie in it; ascending, without gaps, from 0.
+        stride: steps from one kept step to the next.
 
     Returns:
         One record per lane.
@@ -38,6 +41,8 @@ def read_lanes(columns: Columns, kept: Sequence[slice]) -> tuple[LaneRecord, ...
     live, min_scales = columns.live.tolist(), columns.min_scale.tolist()
     first_clipped, last_clipped = columns.first_clipped.tolist(), columns.last_clipped.tolist()
     losses, phases = _read_losses(columns, kept), _read_phases(columns, kept)
+    curves = _read_curves(columns, [counts[Count.STEPS] for counts in totals], stride)
+    bins = histograms(ranked)
     return tuple(
         LaneRecord(
             num_steps=counts[Count.STEPS],
@@ -54,6 +59,8 @@ def read_lanes(columns: Columns, kept: Sequence[slice]) -> tuple[LaneRecord, ...
             tail_index=tails[lane],
             loss=losses[lane],
             phases=phases[lane],
+            curve=curves[lane],
+            histogram=bins[lane],
         )
         for lane, counts in enumerate(totals)
     )
@@ -68,6 +75,24 @@ def _read_losses(columns: Columns, kept: Sequence[slice]) -> list[LossSketch | N
         else None
         for last, least, by_phase in rows
     ]
+
+
+def _read_curves(columns: Columns, num_steps: Sequence[int], stride: int) -> list[LossCurve | None]:
+    """Lanes of one length have stretches of one length; a lane's own length decides, not how far others came."""
+    curves: list[LossCurve | None] = [None] * len(num_steps)
+    for length in set(num_steps) - {0}:
+        lanes = [lane for lane, steps in enumerate(num_steps) if steps == length]
+        num_kept = -(-length // stride)
+        per_stretch = -(-num_kept // MAX_POINTS)
+        num_stretches = -(-num_kept // per_stretch)
+        losses = columns.losses[lanes, :num_kept].double()
+        padded = pad(losses, (0, num_stretches * per_stretch - num_kept), value=math.nan)
+        means = padded.view(len(lanes), num_stretches, per_stretch).nanmean(2).tolist()
+        for lane, row in zip(lanes, means, strict=True):
+            rounded = tuple(float(f"{mean:.6g}") if math.isfinite(mean) else None for mean in row)
+            if any(each is not None for each in rounded):
+                curves[lane] = LossCurve(stride=per_stretch * stride, losses=rounded)
+    return curves
 
 
 def _read_phases(columns: Columns, kept: Sequence[slice]) -> list[tuple[PhaseSketch, ...]]:

@@ -21,6 +21,7 @@ from tuner.spec import canonical_digest
 from tuner.training.checkpoint import Checkpoints
 from tuner.training.cohort import CheckpointFailed, CheckpointSaved, Cohort
 from tuner.training.engine import Engine, EngineState, LaneId
+from tuner.training.sharing import leader
 from tuner.workloads.base import AnyWorkload
 
 
@@ -31,6 +32,8 @@ class CohortState:
     Attributes:
         live_trials: trials that have not ended, in the cohort's order.
         bounds: per seed, the validation loss beyond which a lane counts as diverged; inf is none.
+        initial: per seed, the objective before the first step where it was finite; empty in checkpoints of earlier
+            versions.
         next_rung: number of the rung that comes next, from 0.
         divergence: divergence step by lane.
         values: newest objective by lane.
@@ -40,6 +43,7 @@ class CohortState:
 
     live_trials: list[str]
     bounds: dict[int, float] = field(default_factory=dict)
+    initial: dict[int, float] = field(default_factory=dict)
     next_rung: int = 0
     divergence: dict[LaneId, int] = field(default_factory=dict)
     values: dict[LaneId, float] = field(default_factory=dict)
@@ -53,6 +57,7 @@ class CohortState:
             "bounds": [
                 [seed, bound if math.isfinite(bound) else None] for seed, bound in self.bounds.items()
             ],
+            "initial": [[seed, value] for seed, value in self.initial.items()],
             "next_rung": self.next_rung,
             "divergence": [[*lane, step] for lane, step in self.divergence.items()],
             "values": [[*lane, value] for lane, value in self.values.items()],
@@ -66,6 +71,7 @@ class CohortState:
         return cls(
             live_trials=list(document["live_trials"]),
             bounds={seed: math.inf if bound is None else bound for seed, bound in document["bounds"]},
+            initial=dict(document.get("initial", [])),
             next_rung=document["next_rung"],
             divergence={LaneId(trial, seed): step for trial, seed, step in document["divergence"]},
             values={LaneId(trial, seed): value for trial, seed, value in document["values"]},
@@ -219,7 +225,7 @@ def _gone(path: Path, cohort: Cohort, whole: Cohort, state: CohortState) -> tupl
             raise CheckpointError(path, f"has no live trial {trial.id} with {trial.setting}")
     known = {trial.id for trial in cohort.trials} | set(cohort.ended)
     gone = tuple(trial for trial in state.live_trials if trial not in known)
-    if any(settings[trial].is_off for trial in gone):
+    if leader(whole) in gone:
         # Others may be trained as copies of it, see `tuner.training.sharing`.
         raise CheckpointError(path, "needs the trial without clipping, which failed")
     return gone

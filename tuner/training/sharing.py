@@ -1,9 +1,9 @@
 """Lanes that are, bit for bit, the *off* lane of their seed are not trained twice.
 
-Under a method without a state a lane equals the run without clipping until its threshold is first exceeded. Such
-a trial follows *off* and costs nothing; `Watch` looks on the device whether its threshold would have been exceeded,
-and the engine then lets it go its own way from the last point where it was still the same. A trial that never
-leaves is *off* under another name, and is reported with off's results.
+Under a method without a state a lane equals the run without clipping at the same learning rate until its threshold
+is first exceeded. Such a trial follows *off* and costs nothing; `Watch` looks on the device whether its threshold
+would have been exceeded, and the engine then lets it go its own way from the last point where it was still the
+same. A trial that never leaves is *off* under another name, and is reported with off's results.
 
 Shape letters: S = seeds, F = trials that follow.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tuner.clippers import clipper_class
 from tuner.spec import ClipSetting
-from tuner.training.cohort import Cohort
+from tuner.training.cohort import Cohort, CohortTrial
 
 #: A trial starts as a follower if its threshold is this far above the largest norm the probe saw.
 HEADROOM = 1.5
@@ -27,7 +27,7 @@ COMPANY = 8.0
 
 
 def followers(cohort: Cohort) -> dict[str, ClipSetting]:
-    """The trials of a cohort that start as the *off* lanes of their seeds.
+    """The trials of a cohort that start as the leader's lanes of their seeds.
 
     Args:
         cohort: with *off* among its trials, and the probe's largest norm; without either nothing follows.
@@ -35,21 +35,34 @@ def followers(cohort: Cohort) -> dict[str, ClipSetting]:
     Returns:
         Their settings by trial.
     """
-    if cohort.largest_norm is None or leader(cohort) is None:
-        return {}
+    first = _leader(cohort)
+    return {} if first is None else {trial.id: trial.setting for trial in _followers_of(first, cohort)}
+
+
+def leader(cohort: Cohort) -> str | None:
+    """The trial without clipping, with the most followers if there are several; None if the cohort has none."""
+    first = _leader(cohort)
+    return None if first is None else first.id
+
+
+def _leader(cohort: Cohort) -> CohortTrial | None:
+    off = [trial for trial in cohort.trials if trial.setting.is_off]
+    return max(off, key=lambda trial: len(_followers_of(trial, cohort)), default=None)
+
+
+def _followers_of(off: CohortTrial, cohort: Cohort) -> list[CohortTrial]:
+    """Who may follow a trial without clipping: far thresholds of methods without a state, at its learning rate."""
+    if cohort.largest_norm is None:
+        return []
     bound = HEADROOM * cohort.largest_norm
-    return {
-        trial.id: trial.setting
+    return [
+        trial
         for trial in cohort.trials
         if trial.setting.threshold is not None
         and clipper_class(trial.setting.method).is_off_until_exceeded
         and trial.setting.threshold > bound
-    }
-
-
-def leader(cohort: Cohort) -> str | None:
-    """The trial without clipping; None if the cohort has none."""
-    return next((trial.id for trial in cohort.trials if trial.setting.is_off), None)
+        and trial.setting.learning_rate_scale == off.setting.learning_rate_scale
+    ]
 
 
 class Watch:

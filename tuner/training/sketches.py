@@ -1,9 +1,9 @@
-"""Order statistics of recorded norms, many lanes at once: quantiles, logarithms, the weight of the tail.
+"""Order statistics of recorded norms, many lanes at once: quantiles, logarithms, histograms, the weight of the tail.
 
 What a lane gets is the same bits whichever lanes are summarized beside it. Quantiles are computed where the values
 are; one list per figure is then read back to the host.
 
-Shape letters: L = lanes, N = values, Q = quantiles, M = figures.
+Shape letters: L = lanes, N = values, Q = quantiles, M = figures, B = bins.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tuner.evidence import NormSketch
+from tuner.records import BINS_PER_OCTAVE, MAX_BINS, NormHistogram
 
 #: What a sketch holds, in the order of `_QUANTILES`.
 _NAMES = ("q01", "q10", "median", "q90", "q99")
@@ -22,6 +23,8 @@ _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 TAIL_PART = 10
 #: Fewest values in a tail.
 MIN_TAIL = 10
+#: The coarsest grid: bins of 2**8 / 32 = 8 octaves hold every float32 in 40.
+_MAX_LEVEL = 8
 
 
 def sketch(values: Tensor, *, largest: float | None = None) -> NormSketch | None:
@@ -130,6 +133,48 @@ def tail_indices(ranked: Tensor, count: Tensor) -> list[float | None]:
     excess = (ranked / ranked.gather(1, before)).log().where(in_tail, 0.0).sum(1)
     estimates = (size / excess).where(size >= MIN_TAIL, torch.nan)
     return [finite_or_none(each) for each in estimates.tolist()]
+
+
+def histograms(ranked: Tensor) -> list[NormHistogram | None]:
+    """How many of each lane's values lie where, on the finest grid with enough bins; this waits for the device.
+
+    Args:
+        ranked: from `rank`, shape (L, N), values >= 0 that float32 can hold.
+
+    Returns:
+        One histogram per lane; None where no value is above 0.
+
+    Example:
+        >>> ranked, _ = rank(torch.tensor([[0.0, 1.0, 1.01, 1.03, 1.5]]))
+        >>> histograms(ranked)[0].counts
+        (2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
+    """
+    if ranked.shape[1] == 0:
+        return [None] * len(ranked)
+    positive = ranked > 0
+    position = (ranked.where(positive, 1.0).log2() * BINS_PER_OCTAVE).floor().long()
+    far = torch.iinfo(torch.int64).max
+    lowest = position.where(positive, far).amin(1)
+    highest = position.where(positive, -far).amax(1)
+    levels = torch.arange(_MAX_LEVEL + 1, device=ranked.device)
+    spans = (highest[:, None] >> levels) - (lowest[:, None] >> levels)
+    level = (spans >= MAX_BINS).sum(1)
+    first = lowest >> level
+    index = ((position >> level[:, None]) - first[:, None]).where(positive, 0)
+    counts = torch.zeros(len(ranked), MAX_BINS, dtype=torch.int64, device=ranked.device)
+    counts.scatter_add_(1, index, positive.long())
+    rows = zip(
+        first.tolist(),
+        level.tolist(),
+        ((highest >> level) - first + 1).tolist(),
+        counts.tolist(),
+        (ranked == 0).sum(1).tolist(),
+        strict=True,
+    )
+    return [
+        NormHistogram.on_grid(begin, 2**exponent, row[:number], num_zero) if any(row) else None
+        for begin, exponent, number, row, num_zero in rows
+    ]
 
 
 def finite_or_none(value: float) -> float | None:

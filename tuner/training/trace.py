@@ -231,4 +231,4 @@ class Trace:
         """
         stride = self._stride
         kept = [slice(-(-begin // stride), -(-end // stride)) for begin, end in self._phases()]
-        return read_lanes(self._columns, kept)
+        return read_lanes(self._columns, kept, stride)

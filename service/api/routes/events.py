@@ -45,7 +45,8 @@ async def stream_events(
 ) -> AsyncIterator[ServerSentEvent]:
     """What happened and what happens next; ends after the event that ends the study.
 
-    Each ``data`` is an event as JSON, each ``id`` the number to resume after.
+    Each ``data`` is an event as JSON, each ``id`` the number to resume after. The stream of a study that was extended
+    goes on past its earlier ends, which are marked as ``superseded``.
     """
     seen = last_event_id if last_event_id is not None else after or 0
     yield ServerSentEvent(retry=_RECONNECT_MILLISECONDS, comment="cliptune")
@@ -71,6 +72,8 @@ async def stream_events(
 
 def _read(app: Services, study_id: str, after: int) -> tuple[list[EventOut], bool]:
     with app.database.read() as session:
-        # The state first: if it is final, its event was committed with it and is seen by the second read.
-        is_done = studies.is_done(session, study_id)
-        return studies.list_events(session, study_id=study_id, after=after, limit=_BATCH), is_done
+        # The job first: if its state is final, its event was committed with it and is seen by the second read. If the
+        # study is extended between the two, that event still is the end of this stream; the next one goes on.
+        job = studies.live_job(session, study_id)
+        events = studies.list_events(session, study_id=study_id, after=after, limit=_BATCH, job_id=job.job_id)
+        return events, job.is_done

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service import recommendations
 from service.api.answers import answer, not_modified
 from service.api.deps import App, Reader, Services, require_uuid
-from service.errors import NotFoundError
+from service.errors import InvalidRequestError, NotFoundError
 from service.keys import Principal
-from service.recommendations import Found
+from service.recommendations import Found, Subject
 from service.schemas import RecommendationAnswer, RecommendationOut
 
 router = APIRouter(tags=["recommendations"])
@@ -28,20 +29,67 @@ async def find_recommendation(
     app: App,
     principal: Reader,
     request: Request,
-    workload: Annotated[str, Query(max_length=255, pattern=_PRINTABLE, description="Name of the workload.")],
+    workload: Annotated[
+        str | None, Query(max_length=255, pattern=_PRINTABLE, description="Name of the workload.")
+    ] = None,
     fingerprint: Annotated[
-        str | None, Query(pattern="^[0-9a-f]{16}$", description="Workload with its parameters, from a study.")
+        str | None, Query(pattern="^[0-9a-f]{16}$", description="What is trained, from a study.")
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        Query(
+            pattern="^[a-z0-9_]{1,100}$",
+            description="Its class in lower case, such as sgd: asks for similar studies.",
+        ),
+    ] = None,
+    num_parameters: Annotated[
+        int | None, Query(ge=1, le=10**15, description="Trainable parameters of the model.")
+    ] = None,
+    learning_rate: Annotated[float | None, Query(gt=0, le=1e9, description="Base learning rate.")] = None,
+    batch_size: Annotated[
+        int | None, Query(ge=1, le=10**12, description="Examples of an optimizer step.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, Query(description="Of the forward pass.")
+    ] = None,
+    model_signature: Annotated[
+        str | None, Query(pattern="^[0-9a-f]{16}$", description="Of the model, from a study's probe.")
+    ] = None,
+    median_norm: Annotated[
+        float | None,
+        Query(ge=1e-30, le=1e30, description="Median L2 norm of the gradient at the start, before clipping."),
     ] = None,
 ) -> Response:
-    """The newest recommendation for a workload, and how well it matches the question."""
-    found = await anyio.to_thread.run_sync(
-        _find, app, principal, workload, fingerprint, limiter=app.fast_reads
-    )
-    content = (
-        f'{{"match":"{found.match}","recommendation":{found.document or "null"},'
-        f'"reason":{json.dumps(found.reason)}}}'
-    )
-    response = answer(content.encode(), headers={"Cache-Control": _SHORT}, with_etag=True)
+    """The newest recommendation for a workload; without one, those of similar trainings, if ``optimizer`` is given.
+
+    Raises:
+        InvalidRequestError: ``query_incomplete`` without ``workload`` and ``optimizer``.
+    """
+    found = None
+    if workload is not None:
+        found = await anyio.to_thread.run_sync(
+            _find, app, principal, workload, fingerprint, limiter=app.fast_reads
+        )
+    if (found is None or found.match != "exact") and optimizer is not None:
+        asked = Subject(
+            optimizer=optimizer,
+            num_parameters=num_parameters,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            precision=precision,
+            model_signature=model_signature,
+        )
+        similar = await run_in_threadpool(_find_similar, app, principal, asked, median_norm)
+        # What was measured on the workload itself, if with other parameters, beats a refusal.
+        found = similar if found is None or found.match == "none" or similar.match == "similar" else found
+    if found is None:
+        raise InvalidRequestError(
+            "the query names no workload and no optimizer: give workload, or optimizer with what else is known of the "
+            "training, to get what similar studies found",
+            code="query_incomplete",
+            errors=[{"detail": "is missing: give it, or optimizer", "pointer": "query/workload"}],
+        )
+    response = answer(_document(found), headers={"Cache-Control": _SHORT}, with_etag=True)
     return not_modified(request, response) or response
 
 
@@ -64,6 +112,22 @@ def get_recommendation(app: App, principal: Reader, request: Request, recommenda
         )
     response = answer(document, headers={"Cache-Control": _SHORT}, with_etag=True)
     return not_modified(request, response) or response
+
+
+def _document(found: Found) -> bytes:
+    """The answer as JSON text; the stored recommendation goes in as it is, nobody parses it on the way."""
+    neighbours = ",".join(each.model_dump_json() for each in found.neighbours)
+    return (
+        f'{{"match":"{found.match}","recommendation":{found.document or "null"},'
+        f'"reason":{json.dumps(found.reason)},"neighbours":[{neighbours}]}}'
+    ).encode()
+
+
+def _find_similar(app: Services, principal: Principal, asked: Subject, median_norm: float | None) -> Found:
+    with app.database.read() as session:
+        return recommendations.find_similar(
+            session, tenant_id=principal.tenant_id, asked=asked, median_norm=median_norm
+        )
 
 
 def _find(app: Services, principal: Principal, workload: str, fingerprint: str | None) -> Found:

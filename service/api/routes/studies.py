@@ -1,4 +1,4 @@
-"""Studies: submit, list, follow, cancel."""
+"""Studies: submit, list, follow, cancel, extend."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from service.api.answers import answer, not_modified, page_answer
 from service.api.deps import App, JsonBody, Reader, Services, StudyId, Writer
 from service.errors import InvalidRequestError, NotFoundError
 from service.keys import Principal
-from service.schemas import Page, RecommendationOut, StudyOut, StudyRequest, TrialOut
+from service.schemas import ExtendRequest, Page, RecommendationOut, StudyOut, StudyRequest, TrialOut
 from service.settings import Settings
 from service.states import JobState
+from service.studies import Claim
+from service.studies.extend import lane_steps
 from tuner.spec import canonical_digest
 
 router = APIRouter(tags=["studies"])
@@ -30,6 +32,7 @@ _KEY_FORM = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?")
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Items per page.")]
 Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before.")]
+IdempotencyKey = Annotated[str | None, Header(description="A new random value per submission.")]
 
 
 @router.post(
@@ -43,7 +46,7 @@ def create_study(
     app: App,
     principal: Writer,
     body: StudyRequest,
-    idempotency_key: Annotated[str | None, Header(description="A new random value per submission.")] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Submit a study. Repeat the same request with the same Idempotency-Key as often as you like."""
     key = _require_key(idempotency_key)
@@ -62,10 +65,7 @@ def create_study(
             max_attempts=app.settings.max_attempts,
         )
         study = studies.get(session, tenant_id=principal.tenant_id, study_id=submitted.study_id)
-    headers = {"Location": f"/v1/studies/{study.id}", "Retry-After": "5"}
-    if submitted.outcome == "replayed":
-        headers["Idempotency-Replayed"] = "true"
-    return answer(study, status=202 if submitted.outcome == "created" else 200, headers=headers)
+    return _accepted(study, submitted)
 
 
 @router.get("/v1/studies", response_model=Page[StudyOut])
@@ -136,16 +136,69 @@ def cancel_study(app: App, principal: Writer, study_id: StudyId) -> Response:
     return answer(study, status=202, headers={"Location": f"/v1/studies/{study.id}", "Retry-After": "5"})
 
 
+@router.post(
+    "/v1/studies/{study_id}/extend",
+    status_code=202,
+    response_model=StudyOut,
+    dependencies=[JsonBody],
+    responses={200: {"model": StudyOut, "description": "The request was carried out already."}},
+)
+def extend_study(
+    app: App,
+    principal: Writer,
+    study_id: StudyId,
+    body: ExtendRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Compare on further fresh seeds. The study runs again and ends with the next version of its recommendation."""
+    wanted = Claim(
+        tenant_id=principal.tenant_id,
+        route=f"POST /v1/studies/{study_id}/extend",
+        key=_require_key(idempotency_key),
+        body_sha256=canonical_digest({"num_seeds": body.num_seeds}),
+    )
+    with app.database.write() as session:
+        submitted = studies.extend(
+            session,
+            app.queue,
+            study_id=study_id,
+            num_seeds=body.num_seeds,
+            wanted=wanted,
+            settings=app.settings,
+        )
+        session.flush()
+        study = studies.get(session, tenant_id=principal.tenant_id, study_id=study_id)
+    return _accepted(study, submitted)
+
+
 @router.get("/v1/studies/{study_id}/recommendation", response_model=RecommendationOut)
-def get_study_recommendation(app: App, principal: Reader, study_id: StudyId) -> Response:
+def get_study_recommendation(
+    app: App,
+    principal: Reader,
+    study_id: StudyId,
+    version: Annotated[
+        int | None, Query(ge=1, le=1000, description="Which one of an extended study; default: the newest.")
+    ] = None,
+) -> Response:
     """A study's answer.
 
     Raises:
-        NotFoundError: ``no_recommendation_yet``.
+        NotFoundError: ``no_recommendation_yet``, or ``recommendation_not_found`` for a version that there is not.
     """
     with app.database.read() as session:
         state = studies.get_state(session, tenant_id=principal.tenant_id, study_id=study_id)
-        found = recommendations.find_of_study(session, tenant_id=principal.tenant_id, study_id=study_id)
+        newest = recommendations.find_of_study(session, tenant_id=principal.tenant_id, study_id=study_id)
+        found = newest
+        if version is not None:
+            found = recommendations.find_of_study(
+                session, tenant_id=principal.tenant_id, study_id=study_id, version=version
+            )
+    if found is None and newest is not None:
+        raise NotFoundError(
+            f"study {study_id} has no version {version} of its recommendation: the newest is "
+            f"{newest.get('version', 1)}",
+            code="recommendation_not_found",
+        )
     if found is None:
         advice = "it will not get one" if state.is_done else "wait for it with GET /v1/studies/{id}?wait=30"
         raise NotFoundError(
@@ -153,6 +206,13 @@ def get_study_recommendation(app: App, principal: Reader, study_id: StudyId) -> 
             code="no_recommendation_yet",
         )
     return answer(found)
+
+
+def _accepted(study: StudyOut, submitted: studies.Submitted) -> Response:
+    headers = {"Location": f"/v1/studies/{study.id}", "Retry-After": "5"}
+    if submitted.outcome == "replayed":
+        headers["Idempotency-Replayed"] = "true"
+    return answer(study, status=202 if submitted.outcome == "created" else 200, headers=headers)
 
 
 def _read_study(app: Services, principal: Principal, study_id: str) -> StudyOut:
@@ -178,7 +238,7 @@ async def _wait_until_done(app: Services, principal: Principal, study_id: str, s
 def _require_key(key: str | None) -> str:
     if not key:
         raise InvalidRequestError(
-            "a submission needs the header Idempotency-Key: send a new random value, for example from `uuidgen`, and "
+            "this request needs the header Idempotency-Key: send a new random value, for example from `uuidgen`, and "
             "the same one again when you repeat the request",
             code="idempotency_key_missing",
             status=400,
@@ -193,13 +253,12 @@ def _require_key(key: str | None) -> str:
 
 
 def _require_budget(body: StudyRequest, settings: Settings) -> None:
-    lane_steps = body.num_trials * body.num_seeds * body.num_steps
     budgets = (
         ("num_trials", body.num_trials, settings.max_trials, "CLIPTUNE_MAX_TRIALS"),
         ("num_steps", body.num_steps, settings.max_steps, "CLIPTUNE_MAX_STEPS"),
         (
-            "num_trials x num_seeds x num_steps",
-            lane_steps,
+            "(num_trials x num_seeds + 4 x num_confirm_seeds) x num_steps",
+            lane_steps(body, body.num_confirm_seeds),
             settings.max_lane_steps,
             "CLIPTUNE_MAX_LANE_STEPS",
         ),

@@ -94,7 +94,7 @@ def assert_problem(response: Any, status: int, code: str, *words: str, pointer: 
             {"num_trials": 100, "num_steps": 10_000},
             "budget_exceeded",
             "/num_steps",
-            ["2000000", "at most 1000000", "CLIPTUNE_MAX_LANE_STEPS"],
+            ["2240000", "at most 1000000", "CLIPTUNE_MAX_LANE_STEPS"],
         ),
         ({"num_trails": 4}, "invalid_request", "/num_trails", ["did you mean num_trials?"]),
         ({"zzz": 4}, "invalid_request", "/zzz", ["is no field here"]),
@@ -230,6 +230,7 @@ WITH_KEY = [
     ("GET", f"/v1/studies/{uuid.UUID(int=0)}/events"),
     ("GET", f"/v1/studies/{uuid.UUID(int=0)}/recommendation"),
     ("POST", f"/v1/studies/{uuid.UUID(int=0)}/cancel"),
+    ("POST", f"/v1/studies/{uuid.UUID(int=0)}/extend"),
     ("POST", "/v1/studies"),
     ("GET", "/v1/recommendations?workload=w"),
     ("GET", f"/v1/recommendations/{uuid.UUID(int=0)}"),
@@ -255,15 +256,18 @@ def test_the_list_of_routes_with_a_key_is_complete(api: Any) -> None:
     assert documented - listed == {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/version")}
 
 
+def body_of(api: Any, method: str, path: str) -> dict[str, Any]:
+    """What a route needs to be sent, besides the key."""
+    bodies = {"/v1/studies": api.body(), "/extend": {"num_seeds": 2}}
+    ending = next((end for end in bodies if method == "POST" and path.endswith(end)), None)
+    return {} if ending is None else {"json": bodies[ending], "headers": {"Idempotency-Key": "k"}}
+
+
 @pytest.mark.parametrize(("method", "path"), WITH_KEY)
 def test_no_route_answers_without_a_good_key(api: Any, method: str, path: str) -> None:
     good = api.key
     wrong = good[:30] + ("A" if good[30] != "A" else "B") + good[31:]
-    options = (
-        {"json": api.body(), "headers": {"Idempotency-Key": "k"}}
-        if path == "/v1/studies" and method == "POST"
-        else {}
-    )
+    options = body_of(api, method, path)
     for key, code in ((None, "key_missing"), ("hunter2", "key_malformed"), (wrong, "key_malformed")):
         response = api.with_key(key).request(method, path, **options)
         assert_problem(response, 401, code)
@@ -273,11 +277,7 @@ def test_no_route_answers_without_a_good_key(api: Any, method: str, path: str) -
 @pytest.mark.parametrize(("method", "path"), WITH_KEY)
 def test_a_key_without_the_scope_is_refused(api: Any, method: str, path: str) -> None:
     none = api.with_key(api.new_key(scopes=[]))
-    options = (
-        {"json": api.body(), "headers": {"Idempotency-Key": "k"}}
-        if path == "/v1/studies" and method == "POST"
-        else {}
-    )
+    options = body_of(api, method, path)
     needed = "write" if method == "POST" else "read"
     assert_problem(none.request(method, path, **options), 403, "forbidden", f"this needs {needed}")
 
@@ -349,7 +349,15 @@ def test_an_unknown_recommendation_is_not_found(api: Any) -> None:
         ("/v1/studies?limit=101", "query/limit"),
         ("/v1/studies?limit=x", "query/limit"),
         ("/v1/studies?prefix=%25", "query/prefix"),
-        ("/v1/recommendations", "query/workload"),
+        ("/v1/recommendations?optimizer=S%20G", "query/optimizer"),
+        ("/v1/recommendations?optimizer=sgd&num_parameters=0", "query/num_parameters"),
+        ("/v1/recommendations?optimizer=sgd&learning_rate=nan", "query/learning_rate"),
+        ("/v1/recommendations?optimizer=sgd&batch_size=0", "query/batch_size"),
+        ("/v1/recommendations?optimizer=sgd&precision=fp8", "query/precision"),
+        ("/v1/recommendations?optimizer=sgd&model_signature=x", "query/model_signature"),
+        ("/v1/recommendations?optimizer=sgd&median_norm=inf", "query/median_norm"),
+        ("/v1/recommendations?optimizer=sgd&median_norm=0", "query/median_norm"),
+        ("/v1/studies/ID/recommendation?version=0", "query/version"),
         ("/v1/recommendations?workload=%00", "query/workload"),
         ("/v1/recommendations?workload=w&fingerprint=zz", "query/fingerprint"),
         ("/v1/studies/ID?wait=31", "query/wait"),
@@ -361,6 +369,34 @@ def test_an_unknown_recommendation_is_not_found(api: Any) -> None:
 def test_a_wrong_query_is_named(api: Any, path: str, pointer: str) -> None:
     response = api.http.get(path.replace("ID", api.study()["id"]))
     assert_problem(response, 422, "invalid_request", pointer=pointer)
+
+
+def test_a_query_without_workload_and_optimizer_says_what_to_give(api: Any) -> None:
+    response = api.http.get("/v1/recommendations", params={"batch_size": 8})
+    assert_problem(response, 422, "query_incomplete", "give workload, or optimizer", pointer="query/workload")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "pointer"),
+    [
+        ('{"num_seeds": 0}', "invalid_spec", "/num_seeds"),
+        ('{"num_seeds": 65}', "invalid_spec", "/num_seeds"),
+        ('{"num_seeds": "many"}', "invalid_request", "/num_seeds"),
+        ('{"num_seed": 4}', "invalid_request", "/num_seed"),
+        ("[]", "invalid_request", ""),
+    ],
+)
+def test_a_wrong_extension_is_named(api: Any, body: str, code: str, pointer: str) -> None:
+    study = api.study()
+    api.succeed(study["id"])
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+    response = api.http.post(f"/v1/studies/{study['id']}/extend", content=body, headers=headers)
+    assert_problem(response, 422, code, pointer=pointer)
+
+
+def test_an_extension_needs_an_idempotency_key(api: Any) -> None:
+    response = api.http.post(f"/v1/studies/{api.study()['id']}/extend", json={})
+    assert_problem(response, 400, "idempotency_key_missing", "send a new random value")
 
 
 def test_an_unknown_address_and_method_are_problems(api: Any) -> None:

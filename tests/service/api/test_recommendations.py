@@ -34,7 +34,7 @@ def test_other_parameters_are_a_match_of_the_workload_alone(api: Any) -> None:
 
 def test_nothing_stored_says_what_to_do(api: Any) -> None:
     answer = api.http.get("/v1/recommendations", params={"workload": "charlm-rnn"}).json()
-    assert answer == {"match": "none", "recommendation": None, "reason": answer["reason"]}
+    assert answer == {"match": "none", "recommendation": None, "reason": answer["reason"], "neighbours": []}
     assert "POST /v1/studies" in answer["reason"]
 
 
@@ -52,7 +52,7 @@ def test_an_unchanged_answer_is_not_sent_again(api: Any) -> None:
 
 def test_the_query_reads_one_index(api: Any) -> None:
     """Latency must not grow with what is stored: the plan names the index and no sort."""
-    from service.recommendations import _BY_FINGERPRINT, _BY_WORKLOAD
+    from service.recommendations.answers import _BY_FINGERPRINT, _BY_WORKLOAD
 
     if api.database.dialect != "sqlite":
         return

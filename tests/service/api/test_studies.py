@@ -145,7 +145,11 @@ def test_a_finished_study_has_its_result(api: Any) -> None:
     after = api.http.get(f"/v1/studies/{study['id']}").json()
     assert (after["state"], after["done"], after["num_trials_ended"]) == ("succeeded", True, 4)
     assert after["result"]["id"] == recommendation_id
-    assert after["result"]["setting"] == {"method": "global_norm", "threshold": 0.42}
+    assert after["result"]["setting"] == {
+        "method": "global_norm",
+        "threshold": 0.42,
+        "learning_rate_scale": 1.0,
+    }
     assert after["result"]["threshold_name"] == "max_norm"
     assert after["error"] is None and after["finished_at"] is not None
     assert api.http.get(f"/v1/studies/{study['id']}/recommendation").json() == after["result"]
@@ -231,7 +235,8 @@ def test_trials_come_in_pages_with_rungs_and_lanes(api: Any) -> None:
     trials = first["items"] + rest["items"]
     assert [trial["number"] for trial in trials] == [0, 1, 2, 3, 4] and rest["next_cursor"] is None
     off, clipped = trials[0], trials[1]
-    assert off["setting"] == {"method": "none", "threshold": None}
+    assert off["setting"] == {"method": "none", "threshold": None, "learning_rate_scale": 1.0}
+    assert (off["stage"], off["seeds"]) == ("search", [0, 1])
     assert (off["num_diverged"], off["mean"], off["standard_error"]) == (1, 1.8, None)
     assert off["rungs"]["9"] == {"0": 1.1, "1": None}
     assert clipped["mean"] == pytest.approx(1.85) and clipped["standard_error"] == pytest.approx(0.05)

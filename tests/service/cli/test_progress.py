@@ -93,7 +93,23 @@ def test_header_names_the_study() -> None:
 
 
 def test_norms_are_called_before_clipping() -> None:
-    assert folded(4).probe == "median norm 0.24   q90 0.4   max 1.31   (before clipping)"
+    assert folded(4).probe == (
+        "median norm 0.24   q90 0.4   max 1.31   (before clipping)   "
+        "rule of thumb global_norm:0.4, clipping may help"
+    )
+
+
+def test_probe_tells_spikes_tail_and_a_rule_of_thumb() -> None:
+    measured = {
+        "l2_norm": NORMS,
+        "max_abs": NORMS,
+        "num_batches": 102,
+        "spike_ratio": 5.46,
+        "tail_index": 1.5,
+    }
+    line = StudyView(STUDY).fold(event(4, "probe", reference=measured)).probe
+    assert "max 1.31   spike ratio 5.46   tail index 1.5   (before clipping)" in line
+    assert line.endswith("rule of thumb global_norm:0.4, clipping should help")
 
 
 def test_share_counts_running_and_ended_settings() -> None:

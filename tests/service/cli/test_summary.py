@@ -7,9 +7,18 @@ from typing import Any
 
 import pytest
 
-from service.cli.summary import recommendation_lines, trial_lines
-from service.schemas import RecommendationOut, TrialOut
-from tuner.evidence import Estimate, LaneResult, NormSketch, PairedDifference, TrialState, Verdict
+from service.cli.summary import chart_lines, neighbour_lines, recommendation_lines, trial_lines
+from service.schemas import NeighbourOut, RecommendationOut, TrialOut
+from tuner.evidence import (
+    Estimate,
+    FailureRate,
+    LaneResult,
+    NormSketch,
+    PairedDifference,
+    Stage,
+    TrialState,
+    Verdict,
+)
 from tuner.spec import OFF_SETTING, ClipSetting
 
 BEST = ClipSetting(method="global_norm", threshold=0.25)
@@ -77,6 +86,7 @@ def test_clip_says_what_to_use() -> None:
         ("threshold", "max_norm = 0.25   as good: 0.125 to 0.5   kappa 0.5"),
         ("val_loss", "global_norm:0.25 1.5000 +- 0.0100   off 2.0000 +- 0.0100"),
         ("", "difference from off -0.5000   95 % interval [-0.7500, -0.2500]   5 seeds (paired t)"),
+        ("seeds", "the search's own: the best was chosen on them, so it looks better than it is"),
         ("engages", "50% of steps clipped, mean scale 0.75   (under global_norm:0.25)"),
         ("norms", "median 0.5   q90 0.75   max 2   (before clipping)"),
         ("diverged", "1 of 8 settings had a diverged seed"),
@@ -163,6 +173,88 @@ def trial(number: int, setting: ClipSetting, *num_shared_steps: int) -> TrialOut
         id=str(number), number=number, cohort=0, setting=setting, state=TrialState.COMPLETE, mean=1.5,
         standard_error=None, num_diverged=0, clip_fraction=0.0, lanes=lanes, rungs={},
     )  # fmt: skip
+
+
+def test_what_the_answer_rests_on_is_told() -> None:
+    matched = PairedDifference(mean=-0.25, low=-0.5, high=0.0, num_pairs=6)
+    rows = table(
+        found(
+            Verdict.INCONCLUSIVE,
+            version=2,
+            setting=ClipSetting.parse("global_norm:0.25@0.5"),
+            study_id="0123456789abcdef",
+            num_fresh_seeds=6,
+            more_seeds=9,
+            failures=FailureRate(num_failed=0, num_lanes=9, low=0.0, high=0.299),
+            off_failures=FailureRate(num_failed=3, num_lanes=9, low=0.121, high=0.646),
+            step_cap=0.125,
+            matched=estimate(1.75),
+            against_matched=matched,
+            search_end="all 8 settings asked for were tried",
+        )
+    )
+    assert rows[0] == ("verdict", "INCONCLUSIVE   version 2")
+    for row in (
+        ("rate", "learning rate x 0.5"),
+        ("seeds", "6 fresh ones, which the search never saw"),
+        ("matched", "off at the learning rate x mean scale 1.7500 +- 0.0100"),
+        (
+            "",
+            "difference from the matched rate -0.2500   95 % interval [-0.5000, +0.0000]   6 seeds (paired t)",
+        ),
+        ("step cap", "0.125   (learning rate x threshold: no step is longer)"),
+        ("search", "ended because all 8 settings asked for were tried"),
+        (
+            "settle it",
+            "cliptune extend 01234567 --seeds 9   (as many further fresh seeds would about do)",
+        ),
+    ):
+        assert row in rows
+    at = [label for label, _ in rows].index("failed")
+    told = f"{rows[at][1]} {rows[at + 1][1]}" if not rows[at + 1][0] else rows[at][1]
+    assert "global_norm:0.25 0 of 9 runs (95 % interval 0% to 30%)" in told
+    assert "off 3 of 9 runs (95 % interval 12% to 65%)" in told
+
+
+def test_neighbours_are_two_lines_each() -> None:
+    neighbours = [
+        NeighbourOut(
+            recommendation_id="r",
+            study_id="0123456789",
+            workload="charlm-rnn",
+            verdict=verdict,
+            setting=setting,
+            interval=(0.125, 0.5) if setting is BEST else None,
+            kappa=0.5 if setting is BEST else None,
+            distance=0.25,
+            quality="close",
+            differences=("another model", "batch size 32 there, 64 here") if setting is BEST else (),
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        for verdict, setting in ((Verdict.CLIP, BEST), (Verdict.NO_DIFFERENCE, OFF_SETTING))
+    ]
+    lines = neighbour_lines(neighbours, "word " * 60)
+    assert all(len(line) <= 120 for line in lines)
+    assert [(line[1:12].strip(), line[12:]) for line in lines[-4:]] == [
+        ("close", "global_norm:0.25   as good: 0.125 to 0.5   kappa 0.5"),
+        (
+            "",
+            "CLIP in study 01234567 (charlm-rnn), distance 0.25: another model, batch size 32 there, 64 here",
+        ),
+        ("close", "none"),
+        ("", "NO DIFFERENCE in study 01234567 (charlm-rnn), distance 0.25: nothing that is known"),
+    ]
+
+
+def test_repeats_on_fresh_seeds_are_marked_and_not_drawn() -> None:
+    searched = trial(1, BEST, 0, 0)
+    repeated = trial(2, ClipSetting.parse("global_norm:4"), 0, 0).model_copy(
+        update={"stage": Stage.CONFIRM, "seeds": (3, 4, 5), "mean": 7.5}
+    )
+    lines = trial_lines([trial(0, OFF_SETTING, 0, 0), searched, repeated])
+    assert lines[-1].endswith("  fresh seeds 3 to 5") and len(lines[-1]) <= 120
+    drawn = chart_lines([searched, repeated], "global_norm", objective="val_loss", interval=None)
+    assert drawn == chart_lines([searched], "global_norm", objective="val_loss", interval=None)
 
 
 def test_settings_that_did_nothing_are_marked_and_the_mark_is_explained() -> None:

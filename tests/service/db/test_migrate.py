@@ -7,12 +7,21 @@ from typing import Any
 
 import optuna
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError
 
-from service.db.migrate import VERSION_TABLE, current_revision, head_revision, upgrade, wait_for_schema
-from service.db.models import PREFIX, Base
+from service.db.migrate import (
+    VERSION_TABLE,
+    alembic_config,
+    current_revision,
+    head_revision,
+    upgrade,
+    wait_for_schema,
+)
+from service.db.models import PREFIX, Base, RecommendationRow, StudyRow
 from service.db.session import Database
 from service.errors import DatabaseError
 
@@ -80,3 +89,69 @@ def test_worker_refuses_a_database_without_schema(database_url: str) -> None:
         wait_for_schema(empty, seconds=0)
     empty.close()
     assert caught.value.code == "schema_mismatch"
+
+
+def step(database: Database, direction: str, revision: str) -> None:
+    with database.engine.connect() as connection, connection.begin():
+        getattr(command, direction)(alembic_config(connection), revision)
+
+
+#: A study of the version before, with a trial that has a report and a result, and its recommendation.
+ROWS_OF_0001 = (
+    "INSERT INTO cliptune_studies (id, tenant_id, workload, spec, spec_sha256, fingerprint, job_id, created_at) "
+    "VALUES ('s', 't', 'w', '{\"workload\": \"w\"}', 'd', 'f', 'j', 1)",
+    "INSERT INTO cliptune_trials (id, study_id, number, cohort, method, threshold, state, attempt, lost_count, "
+    "created_at) VALUES ('a', 's', 0, 0, 'global_norm', 0.5, 'complete', 0, 0, 1)",
+    "INSERT INTO cliptune_trial_reports (trial_id, seed, step, fence, value, created_at) VALUES ('a', 0, 9, 1, 2.5, 1)",
+    "INSERT INTO cliptune_trial_results (trial_id, fence, lanes, created_at) VALUES ('a', 1, '[]', 1)",
+    "INSERT INTO cliptune_recommendations (id, tenant_id, study_id, workload, fingerprint, verdict, method, body, "
+    "created_at) VALUES ('r1', 't', 's', 'w', 'f', 'clip', 'global_norm', '{}', 1)",
+)
+
+
+def read(database: Database, query: str) -> list[tuple[Any, ...]]:
+    with database.read() as session:
+        return [tuple(row) for row in session.execute(text(query))]
+
+
+def test_rows_of_the_version_before_survive_up_and_down(database_url: str) -> None:
+    database = Database(database_url)
+    step(database, "upgrade", "0001")
+    with database.write() as session:
+        for statement in ROWS_OF_0001:
+            session.connection().exec_driver_sql(statement)
+    upgrade(database)
+    assert read(database, "SELECT stage, learning_rate_scale, seeds FROM cliptune_trials") == [
+        ("search", 1.0, None)
+    ]
+    with database.read() as session:
+        study = session.get_one(StudyRow, "s")
+        assert (study.extensions, study.warm_start) == ([], None)
+        assert session.get_one(RecommendationRow, "r1").version == 1
+    with database.write() as session:
+        for statement in (
+            "UPDATE cliptune_studies SET extensions = '[4]'",
+            "INSERT INTO cliptune_trials (id, study_id, number, cohort, method, state, attempt, lost_count, "
+            "created_at, stage, seeds) VALUES ('b', 's', 1, 1, 'none', 'complete', 0, 0, 1, 'confirm', '[3, 4]')",
+            "INSERT INTO cliptune_trial_reports (trial_id, seed, step, fence, value, created_at) VALUES "
+            "('b', 3, 9, 1, 2.5, 1)",
+            "INSERT INTO cliptune_trial_results (trial_id, fence, lanes, created_at) VALUES ('b', 1, '[]', 1)",
+            ROWS_OF_0001[-1].replace("created_at)", "created_at, version)").replace("'r1'", "'r2'")[:-1]
+            + ", 2)",
+        ):
+            session.connection().exec_driver_sql(statement)
+    step(database, "downgrade", "0001")
+    assert read(database, "SELECT id, threshold FROM cliptune_trials") == [("a", 0.5)]
+    assert read(database, "SELECT trial_id, value FROM cliptune_trial_reports") == [("a", 2.5)]
+    assert read(database, "SELECT id FROM cliptune_recommendations") == [("r2",)]
+    upgrade(database)
+    assert read(database, "SELECT id, version FROM cliptune_recommendations") == [("r2", 1)]
+    database.close()
+
+
+def test_a_stage_is_one_of_two(database: Database) -> None:
+    with database.write() as session:
+        for statement in ROWS_OF_0001[:2]:
+            session.connection().exec_driver_sql(statement)
+    with pytest.raises(IntegrityError), database.write() as session:
+        session.execute(text("UPDATE cliptune_trials SET stage = 'other'"))

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from sqlalchemy import select
 
@@ -14,11 +15,13 @@ from service.db.session import Database
 from service.errors import TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
+from service.schemas import WarmStart
 from service.settings import Settings
 from service.states import JobState
 from service.worker import checkpoints, ledger
+from service.worker.stored import StoredStudy
 from service.worker.training import require_belonging
-from tuner.spec import OFF_SETTING, StudySpec
+from tuner.spec import OFF_SETTING, ClipSetting, StudySpec
 from tuner.training.cohort import (
     CheckpointFailed,
     CheckpointSaved,
@@ -139,7 +142,15 @@ def test_checkpoint_at_a_step_that_is_no_rung_to_go_on_from_is_bad_output(step: 
             require_belonging(cohort, [message])
 
 
-def test_provenance_says_how_lanes_were_trained() -> None:
-    assert "engine" not in ledger.provenance(None, [])
-    assert ledger.provenance(None, ["lanes"])["engine"] == "lanes"
-    assert ledger.provenance(None, ["lanes", "solo"])["engine"] == "lanes and solo"
+def test_provenance_says_how_lanes_were_trained_and_what_was_asked() -> None:
+    taken = WarmStart(
+        recommendation_id="r", study_id="s", distance=0.5, setting=ClipSetting.parse("global_norm:0.5")
+    )
+    study = StoredStudy(spec=SPEC, reference=None, trials=(), extensions=(4,), warm_start=(taken,))
+    told = ledger.provenance(None, [], study)
+    assert "engine" not in told
+    assert told["extensions"] == [4]
+    assert told["warm_start"] == [{"study_id": "s", "setting": "global_norm:0.5"}]
+    assert hasattr(optuna.samplers, told["sampler"]) and told["optuna"] == optuna.__version__
+    assert ledger.provenance(None, ["lanes"], study)["engine"] == "lanes"
+    assert ledger.provenance(None, ["lanes", "solo"], study)["engine"] == "lanes and solo"

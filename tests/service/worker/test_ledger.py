@@ -14,18 +14,23 @@ from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.settings import Settings
 from service.worker import ledger
-from tuner.evidence import LaneResult
+from tuner.evidence import LaneResult, Stage
+from tuner.search.confirmation import Asked
 from tuner.spec import OFF_SETTING, ClipSetting, StudySpec
 from tuner.training.cohort import LaneValue, RungReached, TrialEnded
 
 SPEC = StudySpec(workload="w")
 
 
+def asked(*settings: ClipSetting) -> Asked:
+    return Asked(settings=settings, stage=Stage.SEARCH, seeds=SPEC.seeds)
+
+
 @pytest.fixture
 def lease(queue: Queue, lease_of: Callable[[StudySpec], Lease]) -> Lease:
     found = lease_of(SPEC)
     with queue.held(found) as session:
-        ledger.insert_trials(session, found, [OFF_SETTING, ClipSetting.parse("value:1")], cohort=0)
+        ledger.insert_trials(session, found, asked(OFF_SETTING, ClipSetting.parse("value:1")), cohort=0)
     return found
 
 
@@ -37,10 +42,10 @@ def trials_of(database: Database) -> list[TrialRow]:
 def test_trials_of_a_cohort_are_inserted_once(database: Database, queue: Queue, lease: Lease) -> None:
     before = [trial.id for trial in trials_of(database)]
     with queue.held(lease) as session:
-        ledger.insert_trials(session, lease, [OFF_SETTING, ClipSetting.parse("value:1")], cohort=0)
+        ledger.insert_trials(session, lease, asked(OFF_SETTING, ClipSetting.parse("value:1")), cohort=0)
     assert [trial.id for trial in trials_of(database)] == before
     with queue.held(lease) as session:
-        ledger.insert_trials(session, lease, [ClipSetting.parse("value:2")], cohort=1)
+        ledger.insert_trials(session, lease, asked(ClipSetting.parse("value:2")), cohort=1)
     assert [(trial.number, trial.cohort) for trial in trials_of(database)] == [(0, 0), (1, 0), (2, 1)]
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from service.db.migrate import upgrade
-from service.db.models import JobEventRow, RecommendationRow, TrialResultRow, TrialRow
+from service.db.models import JobEventRow, RecommendationRow, StudyRow, TrialResultRow, TrialRow
 from service.db.session import Database
 from service.errors import LeaseLostError, TrainingError
 from service.jobs.lease import Lease
@@ -21,12 +22,16 @@ from service.launchers.local import LocalLauncher
 from service.launchers.protocol import Done
 from service.settings import Settings
 from service.states import JobState
+from service.studies import Claim, extend
+from service.worker import ledger
 from service.worker.runner import ShutdownRequestedError, StudyFailedError, StudyRunner
 from service.worker.training import require_belonging
 from tuner.evidence import LaneResult
+from tuner.methods import get_method
 from tuner.spec import OFF_SETTING, StudySpec
 from tuner.training.cohort import Cohort, CohortTrial, LaneValue, RungReached, TrialEnded
-from tuner.workloads.registry import get_workload
+from tuner.training.probe import measure_reference
+from tuner.workloads.registry import create_workload, get_workload
 
 FLAKY = str(Path(__file__).parent / "flaky_trainer.py")
 SPEC = StudySpec(
@@ -34,6 +39,7 @@ SPEC = StudySpec(
     parameters={each.name: each.default for each in get_workload("digits-mlp").parameter_fields()},
     num_trials=4,
     num_seeds=2,
+    num_confirm_seeds=0,
     num_steps=6,
     cohort_size=4,
     num_rungs=1,
@@ -236,6 +242,112 @@ def test_study_all_of_whose_trials_failed_says_why(
     runner._settings = Settings(max_failed_trials=10, max_attempts=1)
     with pytest.raises(StudyFailedError, match=r"all 4 trials failed; .*no good"):
         runner.run()
+
+
+#: Confirmed on fresh seeds whatever its search says: 60 steps are enough for a threshold to clip.
+CONFIRMED = dataclasses.replace(SPEC, num_confirm_seeds=2, num_steps=60)
+
+
+def run(database: Database, queue: Queue, lease: Lease, start: Start) -> StudyRow:
+    assert start("none", lease).run() is JobState.SUCCEEDED
+    with database.read() as session:
+        return session.get_one(StudyRow, lease.study_id)
+
+
+def events_of(database: Database, lease: Lease, kind: str) -> list[dict[str, Any]]:
+    with database.read() as session:
+        query = select(JobEventRow.payload).where(
+            JobEventRow.study_id == lease.study_id, JobEventRow.kind == kind
+        )
+        return list(session.scalars(query.order_by(JobEventRow.id)))
+
+
+def recommendations_of(database: Database, lease: Lease) -> list[RecommendationRow]:
+    with database.read() as session:
+        query = select(RecommendationRow).where(RecommendationRow.study_id == lease.study_id)
+        return list(session.scalars(query.order_by(RecommendationRow.version)))
+
+
+def test_study_is_confirmed_on_fresh_seeds_and_extended(
+    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], start: Start
+) -> None:
+    lease = lease_of(CONFIRMED)
+    before = CONFIRMED.fingerprint
+    study = run(database, queue, lease, start)
+    assert study.reference is not None and study.reference["features"]["optimizer"] == "sgd"
+    assert study.fingerprint != before and study.warm_start == []
+    fresh = [trial for trial in trials_of(database, lease) if trial.stage == "confirm"]
+    assert fresh and {tuple(trial.seeds or ()) for trial in fresh} == {(2, 3)}
+    assert {trial.seeds for trial in trials_of(database, lease) if trial.stage == "search"} == {None}
+    told = [(each["stage"], each["seeds"]) for each in events_of(database, lease, "cohort")]
+    assert told[0] == ("search", [0, 1]) and ("confirm", [2, 3]) in told
+    (first,) = recommendations_of(database, lease)
+    assert first.fingerprint == study.fingerprint and first.body["num_fresh_seeds"] == 2
+    assert (first.optimizer, first.precision, first.kappa) == ("sgd", "fp32", first.body["kappa"])
+    assert first.body["provenance"]["sampler"] == "TPESampler"
+
+    with database.write() as session:
+        claim = Claim(tenant_id="t", route="r", key="k", body_sha256="b")
+        options: dict[str, Any] = {"num_seeds": 3, "wanted": claim, "settings": Settings()}
+        extend(session, queue, study_id=lease.study_id, **options)
+    again = queue.acquire(str(uuid.uuid4()), ["study"])
+    assert again is not None and again.job_id != lease.job_id
+    searched = [trial.id for trial in trials_of(database, lease) if trial.stage == "search"]
+    run(database, queue, again, start)
+    after = trials_of(database, lease)
+    assert [trial.id for trial in after if trial.stage == "search"] == searched, "nothing new was searched"
+    assert {(4, 5, 6)} == {tuple(trial.seeds or ()) for trial in after if trial.seeds} - {(2, 3)}
+    one, two = recommendations_of(database, lease)
+    assert (one.version, two.version, two.body["num_fresh_seeds"]) == (1, 2, 5)
+    assert one.body == first.body and two.body["provenance"]["extensions"] == [3]
+    assert [each["version"] for each in events_of(database, lease, "recommendation")] == [1, 2]
+
+
+def test_second_study_begins_with_what_the_first_one_found(
+    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], start: Start
+) -> None:
+    first = lease_of(SPEC)
+    run(database, queue, first, start)
+    with database.write() as session:
+        known = session.scalars(select(RecommendationRow)).one()
+        known.verdict, known.method, known.threshold = "clip", "global_norm", 0.5
+        setting = {"method": "global_norm", "threshold": 0.5}
+        known.body = known.body | {"verdict": "clip", "setting": setting, "interval": None, "kappa": 0.123}
+        median = known.median_norm
+    assert median is not None
+    second = lease_of(dataclasses.replace(SPEC, seed=1))
+    study = run(database, queue, second, start)
+    (begun,) = study.warm_start or []
+    carried = get_method("global_norm").rounded(0.123 * median)
+    assert (begun["study_id"], begun["setting"]["threshold"]) == (first.study_id, carried)
+    assert carried in [trial.threshold for trial in trials_of(database, second)]
+    (answer,) = recommendations_of(database, second)
+    assert answer.body["provenance"]["warm_start"] == [
+        {"study_id": first.study_id, "setting": f"global_norm:{carried:g}"}
+    ]
+
+
+def test_warm_start_is_kept_through_a_crash_and_can_be_switched_off(
+    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], start: Start
+) -> None:
+    lease = lease_of(SPEC)
+    kept = [
+        {
+            "recommendation_id": "r",
+            "study_id": "s",
+            "distance": 0.5,
+            "setting": {"method": "global_norm", "threshold": 0.321, "learning_rate_scale": 1.0},
+        }
+    ]
+    with queue.held(lease) as session:
+        reference = measure_reference(create_workload("digits-mlp", SPEC.parameters), SPEC.seeds)
+        ledger.record_reference(session, queue, lease, reference, spec=SPEC, begins_warm=False)
+        assert session.get_one(StudyRow, lease.study_id).warm_start is None
+        session.execute(update(StudyRow).values(warm_start=kept))
+    study = run(database, queue, lease, start)
+    assert study.warm_start == kept
+    assert 0.321 in [trial.threshold for trial in trials_of(database, lease)]
+    assert len(events_of(database, lease, "probe")) == 1
 
 
 COHORT = Cohort(

@@ -12,7 +12,7 @@ from tuner.evidence import Trial
 from tuner.methods import METHODS, get_method
 from tuner.search import sampler
 from tuner.search.sampler import propose
-from tuner.search.space import ThresholdRange, is_same
+from tuner.search.space import RateRange, Space, ThresholdRange, is_same
 from tuner.spec import ClipSetting
 
 RANGES = {
@@ -40,19 +40,19 @@ def ended(trial: Callable[..., Trial], method: str) -> list[Trial]:
 @pytest.mark.parametrize("method", RANGES)
 def test_proposals_are_in_the_range_rounded_and_new(trial: Callable[..., Trial], method: str) -> None:
     space, trials = RANGES[method], ended(trial, method)
-    found = propose([space], trials, [], count=6, seed=0)
+    found = propose(Space(ranges=(space,)), trials, [], count=6, seed=0)
     assert all(space.contains(each) for each in found)
     assert all(each.threshold == space.rounded(each.threshold or 0.0) for each in found)
     settings = [*found, *(each.setting for each in trials)]
     assert not any(is_same(one, other) for one, other in combinations(settings, 2))
-    assert found == propose([space], trials, [], count=6, seed=0)
+    assert found == propose(Space(ranges=(space,)), trials, [], count=6, seed=0)
 
 
 @pytest.mark.parametrize("method", RANGES)
 def test_proposals_crowd_around_the_best(trial: Callable[..., Trial], method: str) -> None:
     space = RANGES[method]
     low, high = (math.log(end) for end in space.coordinates)
-    found = propose([space], ended(trial, method), [], count=12, seed=1)
+    found = propose(Space(ranges=(space,)), ended(trial, method), [], count=12, seed=1)
     places = [(math.log(space.axis.coordinate(each.threshold or 0.0)) - low) / (high - low) for each in found]
     assert sum(place < 0.6 for place in places) > 6
 
@@ -63,8 +63,8 @@ def test_same_trials_give_equal_places_on_every_logarithmic_axis(trial: Callable
     ratio = ThresholdRange(method="adagc", low=1.0625, high=2.0)
     by_norm = [trial(f"global_norm:{x}", x, x, number=number) for number, x in enumerate((0.125, 0.25, 0.5))]
     by_ratio = [trial(f"adagc:{1 + x}", x, x, number=number) for number, x in enumerate((0.125, 0.25, 0.5))]
-    one = propose([norm], by_norm, [], count=4, seed=3)
-    other = propose([ratio], by_ratio, [], count=4, seed=3)
+    one = propose(Space(ranges=(norm,)), by_norm, [], count=4, seed=3)
+    other = propose(Space(ranges=(ratio,)), by_ratio, [], count=4, seed=3)
     for first, second in zip(one, other, strict=True):
         assert get_method("adagc").coordinate(second.threshold or 0.0) == pytest.approx(first.threshold)
 
@@ -79,17 +79,39 @@ def test_same_trials_give_equal_places_on_every_logarithmic_axis(trial: Callable
 )
 def test_widest_gap_is_widest_on_the_axis(method: str, tried: list[str], middle: float) -> None:
     taken = [ClipSetting.parse(f"{method}:{each}") for each in tried]
-    assert sampler._widest_gap([RANGES[method]], taken).threshold == middle
+    assert sampler._widest_gap(Space(ranges=(RANGES[method],)), taken).threshold == middle
 
 
 def test_methods_on_different_axes_are_searched_together(trial: Callable[..., Trial]) -> None:
-    ranges = [RANGES["global_norm"], RANGES["autoclip"], RANGES["norm_growth"]]
+    ranges = (RANGES["global_norm"], RANGES["autoclip"], RANGES["norm_growth"])
     trials = [
         trial("global_norm:0.1", 1.0, 1.1, number=0),
         trial("autoclip:10", 2.0, 2.1, number=1),
         trial("norm_growth:1.01", 3.0, 3.1, number=2),
         trial("none", 3.0, 3.1, number=3),
     ]
-    found = propose(ranges, trials, [], count=8, seed=0)
+    found = propose(Space(ranges=ranges), trials, [], count=8, seed=0)
     assert all(any(space.contains(each) for space in ranges) for each in found)
     assert len({each.method for each in found}) > 1
+
+
+def test_tuned_rate_is_proposed_for_off_too(trial: Callable[..., Trial]) -> None:
+    space = Space(ranges=(RANGES["global_norm"],), rates=RateRange(low=0.1, high=10.0), has_step_cap=True)
+    trials = [
+        trial("none", 3.0, 3.1, number=0),
+        trial("none@0.3", 1.0, 1.1, number=1),
+        trial("none@0.2", 1.0, 1.2, number=2),
+        trial("global_norm:1", 2.0, 2.1, number=3),
+        trial("global_norm:1@3", 4.0, None, number=4),
+    ]
+    found = propose(space, trials, [], count=12, seed=0)
+    assert {each.method for each in found} == {"none", "global_norm"}
+    assert all(0.1 <= each.learning_rate_scale <= 10 for each in found)
+    assert len({each.learning_rate_scale for each in found}) > 6
+    settings = [*found, *(each.setting for each in trials)]
+    assert not any(is_same(one, other) for one, other in combinations(settings, 2))
+
+
+def test_widest_gap_is_filled_at_a_rate_of_the_range() -> None:
+    space = Space(ranges=(RANGES["global_norm"],), rates=RateRange(low=0.1, high=0.5))
+    assert 0.1 <= sampler._widest_gap(space, []).learning_rate_scale <= 0.5

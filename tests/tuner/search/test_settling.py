@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tuner.evidence import Trial, TrialState
+from tuner.evidence import Stage, Trial, TrialState
 from tuner.search.recommendation import recommend
 from tuner.search.settling import settled
 from tuner.spec import StudySpec
@@ -54,12 +54,47 @@ def test_ended_trials_are_left_alone(off: Trial, trial: MakeTrial) -> None:
     assert settled([off, trial("global_norm:100", 1.0, 1.0, number=1)]) == ()
 
 
+@pytest.mark.parametrize(
+    ("setting", "stage", "seeds"),
+    [
+        ("global_norm:100", Stage.CONFIRM, (2, 3)),
+        ("global_norm:100", Stage.CONFIRM, (0, 1)),
+        ("global_norm:100", Stage.SEARCH, (0, 2)),
+        ("global_norm:100@0.5", Stage.SEARCH, (0, 1)),
+    ],
+)
+def test_off_of_other_seeds_or_another_rate_says_nothing(
+    trial: MakeTrial, setting: str, stage: Stage, seeds: tuple[int, ...]
+) -> None:
+    off = trial("none", 1.0, 2.0, seeds=(0, 1))
+    waiting = trial(setting, number=1, state=TrialState.WAITING, stage=stage, seeds=seeds)
+    assert settled([off, waiting]) == ()
+
+
+def test_each_stage_and_each_rate_is_settled_by_its_own_off(trial: MakeTrial) -> None:
+    offs = [
+        trial("none", 1.0, 2.0, number=0, seeds=(0, 1)),
+        trial("none@0.5", 3.0, 4.0, number=1, seeds=(0, 1)),
+        trial("none", 5.0, 6.0, number=2, stage=Stage.CONFIRM, seeds=(2, 3)),
+    ]
+    waiting = [
+        trial("global_norm:9@0.5", number=3, state=TrialState.WAITING, seeds=(0, 1)),
+        trial("global_norm:9", number=4, state=TrialState.WAITING, seeds=(0, 1)),
+        trial("global_norm:9", number=5, state=TrialState.RUNNING, stage=Stage.CONFIRM, seeds=(2, 3)),
+    ]
+    found = settled([*offs, *waiting])
+    assert [event.trial_id for event in found] == [each.id for each in waiting]
+    assert [[lane.value for lane in event.lanes] for event in found] == [[3.0, 4.0], [1.0, 2.0], [5.0, 6.0]]
+    assert [lane.seed for lane in found[2].lanes] == [2, 3]
+
+
 def test_later_cohort_of_a_study_does_not_train_what_off_is(off: Trial) -> None:
     events = []
     answer = tune(
         "digits-mlp",
         num_trials=4,
         num_seeds=2,
+        num_confirm_seeds=0,
         num_steps=6,
         num_rungs=1,
         cohort_size=2,

@@ -11,10 +11,10 @@ from tuner.spec import OFF_SETTING, ClipSetting, StudySpec
 
 def test_range_is_kappa_times_the_median_of_what_the_method_compares(reference: Reference) -> None:
     spec = StudySpec(workload="w", methods=("global_norm", "global_norm_inf", "value"))
-    # Median norm 1 and kappa 0.01 to 10; median largest element 0.1 and kappa 0.01 to 10, then 0.001 to 1.
+    # Median norm 1 and kappa 0.001 to 10; median largest element 0.1 and kappa 0.001 to 10, then 0.001 to 1.
     assert [(each.low, each.high) for each in threshold_ranges(spec, reference)] == [
-        (0.01, 10.0),
-        (0.001, 1.0),
+        (0.001, 10.0),
+        (0.0001, 1.0),
         (0.0001, 0.1),
     ]
 
@@ -53,12 +53,16 @@ def test_kappa_is_relative_to_the_methods_own_scale(reference: Reference) -> Non
         ("value:1", "global_norm:1", False),
         ("none", "none", True),
         ("none", "value:1", False),
+        ("value:1@0.5", "value:1@0.504", True),
+        ("value:1@0.5", "value:1", False),
+        ("none@0.5", "none@0.6", False),
     ],
 )
 def test_same_candidate(one: str, other: str, expected: bool) -> None:
     first, second = ClipSetting.parse(one), ClipSetting.parse(other)
     assert is_same(first, second) is is_same(second, first) is expected
     assert is_known(first, [OFF_SETTING, second]) is (expected or first == OFF_SETTING)
+    assert not is_known(first, [])
 
 
 def test_range_of_a_threshold_without_a_scale_does_not_depend_on_the_probe(reference: Reference) -> None:

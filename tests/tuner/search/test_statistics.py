@@ -7,7 +7,14 @@ import math
 import pytest
 import scipy.stats
 
-from tuner.search.statistics import estimate, mean_value, paired_difference, seeds_to_settle, t_quantile
+from tuner.search.statistics import (
+    estimate,
+    mean_value,
+    paired_difference,
+    paired_values,
+    seeds_to_settle,
+    t_quantile,
+)
 
 
 def test_estimate_of_known_numbers() -> None:
@@ -57,6 +64,23 @@ def test_interval_of_the_best_of_several_is_simultaneous() -> None:
     assert found.test == "paired t, Bonferroni over 3 settings"
 
 
+def test_further_looks_widen_the_interval_as_further_settings_do() -> None:
+    one, other = {0: 1.0, 1: 1.0, 2: 1.0}, {0: 2.0, 1: 3.0, 2: 4.0}
+    looks = paired_difference(one, other, num_looks=3)
+    settings = paired_difference(one, other, num_candidates=3)
+    both = paired_difference(one, other, num_candidates=2, num_looks=3)
+    six = paired_difference(one, other, num_candidates=6)
+    assert looks is not None and settings is not None and both is not None and six is not None
+    assert (looks.low, looks.high) == (settings.low, settings.high)
+    assert (both.low, both.high) == (six.low, six.high)
+    assert looks.test == "paired t, Bonferroni over 3 looks"
+    assert both.test == "paired t, Bonferroni over 2 settings and 3 looks"
+
+
+def test_paired_values_are_in_the_order_of_their_seeds() -> None:
+    assert paired_values({2: 5.0, 0: 1.0, 1: None, 3: 0.0}, {0: 2.0, 2: 2.0, 1: 1.0}) == [-1.0, 3.0]
+
+
 def test_only_seeds_with_both_values_are_paired() -> None:
     one, other = {0: 1.0, 1: None, 2: 1.0, 3: 5.0}, {0: 2.0, 1: 2.0, 2: 2.0, 4: 9.0}
     found = paired_difference(one, other)
@@ -75,7 +99,8 @@ def test_seeds_to_settle_is_the_smallest_that_is_narrow_enough() -> None:
     one, other = {0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.0, 1: 1.0, 2: 1.0}
     assert seeds_to_settle(one, other, 1.0) == 7
     assert seeds_to_settle(one, other, 1e-6) is None
+    assert (seeds_to_settle(one, other, 1.0, limit=6), seeds_to_settle(one, other, 1.0, limit=7)) == (None, 7)
     assert seeds_to_settle(one, one, 0.1) == 2
-    # Chosen among 5 the quantile is that at 0.995: 4.0321 / root 6 = 1.6461, 3.2498 / root 10 = 1.0277,
+    # Of 5 intervals the quantile is that at 0.995: 4.0321 / root 6 = 1.6461, 3.2498 / root 10 = 1.0277,
     # 3.1693 / root 11 = 0.9556.
-    assert seeds_to_settle(one, other, 1.0, num_candidates=5) == 11
+    assert seeds_to_settle(one, other, 1.0, num_intervals=5) == 11

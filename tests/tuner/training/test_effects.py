@@ -155,6 +155,31 @@ def test_harmless_effects_train_in_lanes(model: type[nn.Sequential]) -> None:
     assert_close(trained(engine, COHORT), trained(solo, COHORT))
 
 
+def test_average_of_the_weights_that_begins_later_is_a_lanes_own() -> None:
+    class Averaging(nn.Linear):
+        """Its average stays at 0 for ten passes, and is written at each of them."""
+
+        def __init__(self) -> None:
+            super().__init__(4, 1)
+            self.register_buffer("mean", torch.zeros(1, 4))
+            self.register_buffer("steps", torch.zeros(()))
+            self.register_buffer("unused", torch.zeros(()))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            if self.training:
+                self.steps += 1
+                share = torch.where(self.steps > 10, 1 / (self.steps - 10).clamp(min=1), 0.0)
+                self.mean += (self.weight.detach() - self.mean) * share
+            return super().forward(inputs)
+
+    engine = AutoEngine(COHORT, workload_of(Averaging))
+    assert engine.choice.path == "lanes", engine.choice.reason
+    found = trained(engine, COHORT)
+    assert_close(found, trained(SoloEngine(COHORT, workload_of(Averaging)), COHORT))
+    assert all(each.buffers.keys() == {"mean", "steps"} for each in found.values())
+    assert len({tuple(each.buffers["mean"][0].tolist()) for each in found.values()}) == 4
+
+
 def test_array_in_a_batch_trains_solo() -> None:
     def train(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, np.ndarray]:
         return (*regression(step, generator), np.full((64, 64), step))

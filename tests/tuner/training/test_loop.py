@@ -10,9 +10,9 @@ from functools import partial
 import pytest
 import torch
 
-from tuner.errors import LaneError
+from tuner.errors import LaneError, ProbeError
 from tuner.evidence import LaneResult
-from tuner.search.pruning import median_prune
+from tuner.search.halving import halving
 from tuner.training import solo
 from tuner.training.cohort import Cohort, Event, Progressed, RungReached, TrialEnded
 from tuner.training.loop import train_cohort
@@ -214,7 +214,7 @@ def test_prune_sees_values_history_and_protection(toy: MakeToy, cohort: MakeCoho
 
 def test_interrupted_cohort_ends_as_an_undisturbed_one(toy: MakeToy, cohort: MakeCohort) -> None:
     settings = ("none", "value:0.001", "value:0.01", "value:0.1", "value:1", "global_norm:1")
-    whole = list(train_cohort(cohort(*settings), toy(), prune=median_prune))
+    whole = list(train_cohort(cohort(*settings), toy(), prune=halving((4, 12))))
     ended_early = rungs(whole)[0].pruned
     assert ended_early
     # The worker died after the first rung: its pruned trials are stored, the others are trained again.
@@ -223,7 +223,7 @@ def test_interrupted_cohort_ends_as_an_undisturbed_one(toy: MakeToy, cohort: Mak
         for trial in ended_early
     )
     left = [each for each in settings if each not in ended_early]
-    again = list(train_cohort(cohort(*left, history={4: known}), toy(), prune=median_prune))
+    again = list(train_cohort(cohort(*left, history={4: known}), toy(), prune=halving((4, 12))))
     expected = results(whole)
     assert results(again) == {trial: expected[trial] for trial in left}
 
@@ -279,6 +279,44 @@ def test_evaluation_is_without_dropout_and_changes_nothing(toy: MakeToy, cohort:
     expected = workload.loss(model, (inputs, inputs.sum(dim=1))).item()
     for _ in range(2):
         assert engine.evaluate([lane])[lane].loss == pytest.approx(expected)
+
+
+def test_objective_before_the_first_step_is_every_lanes_start(toy: MakeToy, cohort: MakeCohort) -> None:
+    asked = cohort("none", "value:0.1@0.5")
+    before = solo.SoloEngine(asked, toy()).evaluate([solo.LaneId("none", seed) for seed in asked.seeds])
+    for lanes in results(train_cohort(asked, toy())).values():
+        for lane in lanes:
+            assert lane.initial == pytest.approx(before[solo.LaneId("none", lane.seed)].objective, rel=1e-6)
+    first, second = before.values()
+    assert first != second
+
+
+def test_start_of_a_metric_is_the_metrics_own_and_none_where_it_is_not_finite(
+    toy: MakeToy, cohort: MakeCohort
+) -> None:
+    class Shrinking(type(toy())):  # type: ignore[misc]
+        def metric(self, model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            size = len(batch[0])
+            return self.loss(model, batch) * 0 + (math.inf if self.parameters.dropout == 0 else size)
+
+    lanes = [*results(train_cohort(cohort("none"), Shrinking()))["none"]]
+    assert [lane.initial for lane in lanes] == pytest.approx([320 / 24] * 2)
+    overflowing = Shrinking(Shrinking.Parameters(dropout=0.0))
+    for lane in results(train_cohort(cohort("none"), overflowing))["none"]:
+        assert lane.initial is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_validation_loss_that_is_not_finite_before_the_first_step_is_told(
+    toy: MakeToy, cohort: MakeCohort, value: float
+) -> None:
+    class Broken(type(toy())):  # type: ignore[misc]
+        def validation_batches(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+            return [(torch.ones(4, 4), torch.full((4,), value))]
+
+    with pytest.raises(ProbeError, match=f"before the first step is {value} with seed 0") as caught:
+        list(train_cohort(cohort("none"), Broken()))
+    assert caught.value.code == "probe_failed"
 
 
 def test_negative_loss_has_no_divergence_bound(toy: MakeToy, cohort: MakeCohort) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tuner.evidence import LaneResult
 from tuner.optimizers import OptimizerSetting, adam, sgd
-from tuner.search.pruning import median_prune
+from tuner.search.halving import halving
 from tuner.spec import Lanes
 from tuner.training import checkpoint
 from tuner.training.checkpoint import TENSORS, Checkpoints
@@ -33,6 +33,7 @@ from tuner.training.cohort import (
     TrialEnded,
 )
 from tuner.training.loop import train_cohort
+from tuner.training.resumption import CohortState
 from tuner.training.solo import SoloEngine
 from tuner.workloads import AnyWorkload, Workload, parameter
 
@@ -130,7 +131,7 @@ class Study:
         training = train_cohort(
             self.left(),
             self.workload(),
-            prune=median_prune,
+            prune=halving(self.whole.rung_steps),
             checkpoints=Checkpoints(self.folder),
             clock=ticking(0.2),
         )
@@ -179,6 +180,7 @@ MIXTURES = {
     "adam": ({"optimizer": "adam"}, ("none", "global_norm:0.3", "per_tensor_norm:0.1", "agc:0.01")),
     "clippers with a state": ({}, ("none", "autoclip:30", "zclip:1.5", "adagc:1.05", "quantile:0.5")),
     "diverged lanes": ({"nan_share": 0.1}, ("none", "global_norm:0.3", "value:0.01", "zclip:2")),
+    "learning rates": ({}, ("none", "none@0.3", "global_norm:0.3@2", "value:0.01@0.1", "zclip:1.5@3")),
     "explosion": ({"learning_rate": 3.0}, ("none", "global_norm:0.01", "value:0.001", "value:1")),
 }
 
@@ -336,6 +338,57 @@ def test_checkpoint_of_another_setting_or_precision_is_passed_over(
     assert "is of another training" in of_kind(again.train(), CheckpointFailed)[0].error
 
 
+def test_checkpoint_of_another_learning_rate_is_passed_over(study: Callable[..., Study]) -> None:
+    first = study("none", "value:0.1", lanes="solo")
+    first.train()
+    trials = first.whole.trials
+    changed = dataclasses.replace(trials[1].setting, learning_rate_scale=0.5)
+    slower = (trials[0], dataclasses.replace(trials[1], setting=changed))
+    other = Study(dataclasses.replace(first.whole, trials=slower), first.workload, first.folder)
+    failed = of_kind(other.train(), CheckpointFailed)
+    assert "has no live trial value:0.1 with value:0.1@0.5" in failed[0].error
+    assert other.results["value:0.1"] != first.results["value:0.1"]
+
+
+@PATHS
+def test_start_of_a_lane_survives_a_checkpoint(study: Callable[..., Study], lanes: Lanes) -> None:
+    undisturbed = study("none", "value:0.1", lanes=lanes)
+    events = undisturbed.train()
+    disturbed = study("none", "value:0.1", lanes=lanes)
+    disturbed.train([each.kind for each in events].index("checkpoint") + 1)
+    assert of_kind(disturbed.train(), Resumed)
+    for trial, ended in disturbed.results.items():
+        starts = [lane.initial for lane in ended]
+        assert None not in starts
+        assert starts == [lane.initial for lane in undisturbed.results[trial]]
+
+
+def test_state_of_an_earlier_version_has_no_starts() -> None:
+    state = CohortState(["none"], bounds={0: 3.0, 1: math.inf}, initial={0: 1.0, 1: -2.0}, next_rung=1)
+    document = state.to_json()
+    assert CohortState.from_json(document) == state
+    del document["initial"]
+    assert CohortState.from_json(document) == dataclasses.replace(state, initial={})
+
+
+def test_checkpoint_of_an_earlier_version_is_used_and_its_lanes_have_no_start(
+    study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written_before(self: CohortState) -> dict[str, object]:
+        return {name: each for name, each in to_json(self).items() if name != "initial"}
+
+    undisturbed = study("none", "value:0.1", lanes=100)
+    events = undisturbed.train()
+    disturbed = study("none", "value:0.1", lanes=100)
+    to_json = CohortState.to_json
+    with monkeypatch.context() as patch:
+        patch.setattr(CohortState, "to_json", written_before)
+        disturbed.train([each.kind for each in events].index("checkpoint") + 1)
+    assert of_kind(disturbed.train(), Resumed)
+    for trial, ended in disturbed.results.items():
+        assert ended == tuple(dataclasses.replace(lane, initial=None) for lane in undisturbed.results[trial])
+
+
 def test_trial_that_failed_is_left_out_and_the_others_go_on(study: Callable[..., Study]) -> None:
     undisturbed = study("none", "value:0.1", "value:0.2", lanes="solo")
     events = undisturbed.train()
@@ -353,6 +406,17 @@ def test_without_off_that_failed_training_starts_again(study: Callable[..., Stud
     disturbed.whole = dataclasses.replace(disturbed.whole, trials=disturbed.whole.trials[1:])
     failed = of_kind(disturbed.train(), CheckpointFailed)
     assert "needs the trial without clipping, which failed" in failed[0].error
+
+
+def test_off_at_a_rate_that_nothing_follows_may_fail(study: Callable[..., Study]) -> None:
+    undisturbed = study("none", "none@0.5", "value:0.1", lanes=100)
+    events = undisturbed.train()
+    disturbed = study("none", "none@0.5", "value:0.1", lanes=100)
+    disturbed.train([each.kind for each in events].index("checkpoint") + 1)
+    left = [trial for trial in disturbed.whole.trials if trial.id != "none@0.5"]
+    disturbed.whole = dataclasses.replace(disturbed.whole, trials=tuple(left))
+    assert of_kind(disturbed.train(), Resumed)
+    assert disturbed.results == {trial.id: undisturbed.results[trial.id] for trial in left}
 
 
 @pytest.mark.parametrize("lanes", ["solo", 100])

@@ -94,6 +94,42 @@ def test_nothing_follows_without_a_probe_or_without_off(cohort: Cohort) -> None:
     assert followers(cohort) == {}
 
 
+def test_only_trials_at_offs_learning_rate_follow() -> None:
+    cohort = make_cohort("global_norm:100", "global_norm:100@0.5", "value:100@0.5")
+    assert leader(cohort) == "none"
+    assert set(followers(cohort)) == {"global_norm:100"}
+    assert followers(make_cohort("value:100@0.5")) == {}
+
+
+def test_off_that_most_can_follow_leads() -> None:
+    cohort = make_cohort("none@0.5", "global_norm:100", "global_norm:100@0.5", "value:100@0.5")
+    assert leader(cohort) == "none@0.5"
+    assert set(followers(cohort)) == {"global_norm:100@0.5", "value:100@0.5"}
+    assert leader(make_cohort("none@0.5", "global_norm:100", "global_norm:100@0.5")) == "none"
+
+
+def test_another_learning_rate_is_trained_by_itself() -> None:
+    cohort = make_cohort("none@0.5", f"global_norm:{BEYOND:g}", f"value:{BEYOND:g}@0.25")
+    engine, found = both(cohort, jumping(40))
+    assert engine.trained == ("none", "none@0.5", f"value:{BEYOND:g}@0.25")
+    for lane in lanes_of(cohort, "none@0.5", f"value:{BEYOND:g}@0.25"):
+        assert engine.num_shared_steps(lane) == 0
+        assert not torch.equal(found[lane].weights, found[LaneId("none", lane.seed)].weights)
+    for lane in lanes_of(cohort, f"global_norm:{BEYOND:g}"):
+        assert engine.num_shared_steps(lane) == NUM_STEPS
+
+
+@pytest.mark.parametrize("step", [0, 20, 45])
+def test_followers_of_an_off_at_another_learning_rate_keep_it_when_they_leave(step: int) -> None:
+    cohort = make_cohort(
+        "none@0.5", f"global_norm:{BETWEEN:g}@0.5", f"value:{BEYOND:g}@0.5", f"value:{BETWEEN:g}@2"
+    )
+    engine, found = both(cohort, jumping(step))
+    assert leader(cohort) == "none@0.5"
+    assert found[LaneId(f"global_norm:{BETWEEN:g}@0.5", 0)].record.first_clipped_step == step
+    assert engine.num_shared_steps(LaneId(f"value:{BEYOND:g}@0.5", 1)) == NUM_STEPS
+
+
 def test_followers_that_never_leave_are_off_under_another_name() -> None:
     settings = [f"{method}:{BEYOND:g}" for method in METHODS]
     engine, found = both(make_cohort(*settings), jumping(40))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tuner.evidence import NormSketch
-from tuner.training.sketches import rank, sketch, tail_indices
+from tuner.records import MAX_BINS, NormHistogram
+from tuner.training.sketches import histograms, rank, sketch, tail_indices
 
 NAN, INF = float("nan"), float("inf")
 
@@ -74,3 +77,70 @@ def test_hill_says_nothing_of_what_is_no_tail(values: list[float]) -> None:
 def test_scale_does_not_change_the_tail() -> None:
     values = torch.rand(1000, generator=torch.Generator().manual_seed(2)) + 0.5
     assert tail_index(values * 1024) == pytest.approx(tail_index(values), rel=1e-12)
+
+
+def histogram(values: torch.Tensor) -> NormHistogram | None:
+    (found,) = histograms(rank(values[None])[0])
+    return found
+
+
+#: What a norm can be: any float32 from 0 on, and what is left out.
+VALUES = st.lists(
+    st.floats(min_value=0, width=32, allow_infinity=True) | st.just(NAN) | st.floats(0.5, 2.0, width=32),
+    max_size=60,
+)
+
+
+def test_a_histogram_counts_from_edge_to_edge() -> None:
+    # Five octaves in 40 bins: eight per octave.
+    found = histogram(torch.tensor([1.0, 1.05, 2.0, 2.1, 31.9, 0.0, NAN, INF]))
+    assert found is not None
+    assert (found.low, found.high, found.num_zero, len(found.counts)) == (1.0, 32.0, 1, 40)
+    assert {index: count for index, count in enumerate(found.counts) if count} == {0: 2, 8: 2, 39: 1}
+    assert found.edges[8] == 2.0
+
+
+def test_equal_norms_are_one_bin_of_the_finest_grid() -> None:
+    found = histogram(torch.full((7,), 3.0))
+    assert found is not None and found.counts == (7,)
+    assert found.low <= 3.0 < found.high == pytest.approx(found.low * 2 ** (1 / 32))
+
+
+def test_no_norm_above_zero_is_no_histogram() -> None:
+    assert histogram(torch.tensor([0.0, NAN])) is None
+    assert histogram(torch.tensor([])) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(values=VALUES)
+def test_a_histogram_holds_every_finite_norm_where_it_is(values: list[float]) -> None:
+    tensor = torch.tensor(values, dtype=torch.float32)
+    finite = tensor[tensor.isfinite()].double()
+    found = histogram(tensor)
+    if found is None:
+        assert not (finite > 0).any()
+        return
+    assert sum(found.counts) + found.num_zero == len(finite)
+    assert found.num_zero == int((finite == 0).sum())
+    assert 1 <= len(found.counts) <= MAX_BINS and found.counts[0] and found.counts[-1]
+    for index, count in enumerate(found.counts):
+        low, high = found.edges[index] * (1 - 1e-12), found.edges[index + 1] * (1 + 1e-12)
+        assert int(((finite >= low) & (finite < high)).sum()) >= count
+
+
+@settings(max_examples=100, deadline=None)
+@given(parts=st.lists(VALUES, min_size=1, max_size=4))
+def test_histograms_add_up_to_that_of_all_the_norms(parts: list[list[float]]) -> None:
+    tensors = [torch.tensor(part, dtype=torch.float32) for part in parts]
+    whole = histogram(torch.cat(tensors))
+    found = NormHistogram.merged(each for tensor in tensors if (each := histogram(tensor)) is not None)
+    if whole is None or found is None:
+        assert whole is found
+        return
+    assert (found.low, found.high, found.counts) == (whole.low, whole.high, whole.counts)
+    # A part without a norm above 0 has no histogram to count its zeros.
+    assert found.num_zero <= whole.num_zero
+
+
+def test_nothing_adds_up_to_nothing() -> None:
+    assert NormHistogram.merged([]) is None

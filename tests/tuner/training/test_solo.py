@@ -19,7 +19,7 @@ from toys import (
     workload_of,
 )
 
-from tuner.errors import LaneError
+from tuner.errors import LaneError, UnsupportedModelError
 from tuner.optimizers import adam
 from tuner.training.engine import LaneId
 from tuner.training.solo import SoloEngine
@@ -47,6 +47,44 @@ def test_custom_optimizer_equals_ours() -> None:
 
     ours = trained(SoloEngine(COHORT, workload_of(optimizer=adam(0.01))), COHORT)
     assert_close(trained(SoloEngine(COHORT, custom()), COHORT), ours, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_custom_optimizer_takes_each_lanes_own_rate(scale: float) -> None:
+    def custom(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        head, body = parameters[-2:], parameters[:-2]
+        return torch.optim.Adam([{"params": body}, {"params": head, "lr": 0.05}], lr=0.01)
+
+    def scaled(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        made = custom(parameters)
+        for group in made.param_groups:
+            group["lr"] *= scale
+        return made
+
+    cohort = cohort_of("global_norm:0.5", f"global_norm:0.5@{scale}", rung_steps=(30,))
+    found = trained(SoloEngine(cohort, workload_of(optimizer=custom)), cohort)
+    expected = trained(SoloEngine(cohort, workload_of(optimizer=scaled)), cohort, lanes=lanes_of(cohort)[:2])
+    for seed in cohort.seeds:
+        mine = found[LaneId(cohort.trials[1].id, seed)].weights
+        assert torch.equal(mine, expected[LaneId("global_norm:0.5", seed)].weights)
+        assert not torch.equal(mine, found[LaneId("global_norm:0.5", seed)].weights)
+
+
+def test_custom_optimizer_without_a_rate_is_told_only_when_one_is_asked_for() -> None:
+    class Halving(torch.optim.Optimizer):
+        def __init__(self, parameters: list[nn.Parameter]) -> None:
+            super().__init__(parameters, {})
+
+        def step(self, closure: object = None) -> None:
+            for each in self.param_groups[0]["params"]:
+                each.data.mul_(0.5)
+
+    plain = cohort_of("none", rung_steps=(1,))
+    assert trained(SoloEngine(plain, workload_of(optimizer=Halving)), plain)
+    with pytest.raises(
+        UnsupportedModelError, match="the optimizer Halving has a parameter group without 'lr'"
+    ):
+        SoloEngine(cohort_of("none@0.5"), workload_of(optimizer=Halving))
 
 
 def test_custom_optimizer_takes_no_step_with_a_gradient_that_is_no_number() -> None:

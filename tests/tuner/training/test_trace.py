@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tuner.evidence import LaneRecord, LossSketch, Phase
+from tuner.records import MAX_POINTS, LossCurve
 from tuner.training.trace import CAPACITY, StepRecords, Trace
 
 NAN, INF = float("nan"), float("inf")
@@ -153,6 +154,34 @@ def test_steps_beyond_a_full_run_are_late() -> None:
     assert [each.num_steps for each in lane.phases] == [1, 3, 3, 23]
 
 
+def test_the_curve_of_a_short_run_is_its_losses() -> None:
+    losses = [9.0, 1.5, 0.25, 7.125]
+    lane = only(recorded(steps([1.0] * 4, loss=losses)))
+    assert lane.curve == LossCurve(stride=1, losses=(9.0, 1.5, 0.25, 7.125))
+    assert lane.curve.points(lane.num_steps) == ((0.0, 9.0), (1.0, 1.5), (2.0, 0.25), (3.0, 7.125))
+
+
+def test_the_curve_of_a_longer_run_has_the_mean_of_each_stretch() -> None:
+    # 130 steps in at most 64 stretches: three steps each, one in the last.
+    lane = only(recorded(steps([1.0] * 130, loss=[float(index) for index in range(130)])))
+    assert lane.curve == LossCurve(stride=3, losses=(*(3.0 * index + 1 for index in range(43)), 129.0))
+    assert lane.curve.points(130)[-2:] == ((127.0, 127.0), (129.0, 129.0))
+
+
+def test_the_curve_of_a_long_run_rests_on_the_steps_kept() -> None:
+    trace = recorded(steps([1.0] * 1000, loss=[float(index) for index in range(1000)]), capacity=8)
+    curve = only(trace).curve
+    assert curve == LossCurve(stride=128, losses=tuple(128.0 * index for index in range(8)))
+
+
+def test_the_curve_of_a_diverged_lane_ends_with_it() -> None:
+    losses = torch.ones(300, 2)
+    losses[5:, 0] = NAN
+    diverged, sound = recorded(steps(torch.ones(300, 2), loss=losses)).read()
+    assert diverged.curve == LossCurve(stride=1, losses=(1.0,) * 5)
+    assert sound.curve == LossCurve(stride=5, losses=(1.0,) * 60)
+
+
 # ---- steps that are not like the others ----
 
 
@@ -197,6 +226,8 @@ def test_forgiven_overflow_is_a_step_without_a_norm() -> None:
     assert (lane.clip_fraction, lane.mean_scale, lane.min_scale) == (0.25, 0.75, 0.5)
     assert lane.norms is not None and (lane.norms.median, lane.norms.first) == (3.0, None)
     assert lane.loss == LossSketch(last=3.0, min=1.0, mean=3.0)
+    assert lane.curve == LossCurve(stride=1, losses=(1.0, 2.0, None, 3.0))
+    assert lane.histogram is not None and sum(lane.histogram.counts) == 2
 
 
 def test_skipped_steps_are_taken() -> None:
@@ -210,6 +241,7 @@ def test_zero_norms_have_no_spike_ratio_and_no_ratio() -> None:
     lane = only(recorded(steps([0.0] * 200, scale=[NAN] * 200)))
     assert (lane.spike_ratio, lane.tail_index, lane.mean_scale) == (None, None, 1.0)
     assert lane.norms is not None and lane.norms.log_mean is None
+    assert lane.histogram is None
 
 
 # ---- laws ----
@@ -224,6 +256,28 @@ def test_any_cut_gives_the_same(records: StepRecords, size: int, capacity: int) 
     for begin in range(0, num_steps, size):
         parts.fold(cut(records, begin, begin + size))
     assert_same(whole, parts)
+
+
+@settings(max_examples=40, deadline=None)
+@given(records=trainings(), capacity=st.sampled_from([2, 8, 64, 128]))
+def test_curve_and_histogram_tell_of_every_kept_step(records: StepRecords, capacity: int) -> None:
+    trace = recorded(records, capacity=capacity)
+    state = trace.state()
+    for lane, norms, losses in zip(trace.read(), state["norms"], state["losses"], strict=True):
+        histogram, curve = lane.histogram, lane.curve
+        counted = 0 if histogram is None else sum(histogram.counts) + histogram.num_zero
+        assert counted == int(norms.isfinite().sum())
+        if histogram is not None:
+            assert lane.norms is not None and lane.norms.min is not None
+            finite = norms[norms.isfinite()]
+            assert histogram.low <= float(finite.min()) and float(finite.max()) <= histogram.high
+        kept = losses[losses.isfinite()].tolist()
+        assert (curve is not None) == bool(kept)
+        if curve is not None:
+            assert len(curve.losses) <= MAX_POINTS
+            assert (len(curve.losses) - 1) * curve.stride < lane.num_steps <= len(curve.losses) * curve.stride
+            told = [each for each in curve.losses if each is not None]
+            assert min(kept) * (1 - 1e-5) <= min(told) and max(told) <= max(kept) * (1 + 1e-5)
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,31 +1,29 @@
-"""What travels over HTTP: one class per body, shared by the API and the client.
-
-Answers are frozen pydantic models; the evidence inside them is made of `tuner`'s own dataclasses, so a bound or
-a word is defined once. The request that submits a study is `StudyRequest`, a `StudySpec` with a name. Times are
-RFC 3339 in UTC. Importing this file loads neither a database nor a web library.
-"""
+"""Bodies that the service answers with: frozen pydantic models around `tuner`'s own dataclasses."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.states import JobState
-from tuner.errors import SpecError
-from tuner.evidence import Estimate, LaneResult, NormSketch, PairedDifference, TrialState, Verdict
+from tuner.evidence import (
+    Estimate,
+    FailureRate,
+    LaneResult,
+    NormSketch,
+    PairedDifference,
+    Stage,
+    TrialState,
+    Verdict,
+)
 from tuner.parameters import ParameterValue
-from tuner.spec import ClipSetting, StudySpec
+from tuner.spec import ClipSetting
 
 Item = TypeVar("Item")
 
-#: Longest name of a study, in characters.
-MAX_NAME = 100
-#: Kinds of event after which a study's stream ends.
+#: Kinds of event after which a study's stream ends, unless the study was extended.
 TERMINAL_EVENTS = frozenset(str(state) for state in JobState if state.is_done)
 
 
@@ -35,72 +33,26 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudyRequest(StudySpec):
-    """The body of ``POST /v1/studies``: the question, and a name for people.
-
-    Attributes:
-        name: unique among your studies, up to 100 printable characters. The same name with the same question
-            gives the same study; with another question it is refused.
-    """
-
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _require_printable(field.name, getattr(self, field.name))
-        if self.name is not None and not 1 <= len(self.name) <= MAX_NAME:
-            raise SpecError("name", f"must have 1 to {MAX_NAME} characters, got {len(self.name)}")
-        super().__post_init__()
-
-    def to_spec(self, parameters: Mapping[str, ParameterValue]) -> StudySpec:
-        """The question alone, with all of the workload's parameters written out.
-
-        Args:
-            parameters: what `tuner.spec.resolve_parameters` gave.
-
-        Returns:
-            The spec to store.
-        """
-        names = [field.name for field in dataclasses.fields(StudySpec)]
-        return StudySpec(**{name: getattr(self, name) for name in names} | {"parameters": dict(parameters)})
-
-
-def _require_printable(field: str, value: Any) -> None:
-    """Refuse what no database column takes: control characters (NUL) and lone surrogates.
-
-    Raises:
-        SpecError: if a text in the value has any.
-    """
-    if isinstance(value, str) and not value.isprintable():
-        raise SpecError(field, "must consist of printable characters; take out control characters")
-    if isinstance(value, tuple):
-        for each in value:
-            _require_printable(field, each)
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            _require_printable(field, key)
-            _require_printable(f"{field}.{key}", each)
-
-
 class RecommendationOut(Model):
     """The answer of a study with its evidence; see `tuner.evidence.Recommendation` for the figures.
 
     Attributes:
         id: identity of the recommendation.
         study_id: the study that found it.
+        version: 1, and one more each time the study was extended; older ones stay as they were.
         workload: what was trained.
-        fingerprint: workload with its parameters, 16 hexadecimal characters.
+        fingerprint: what was trained, see `StudyOut`, 16 hexadecimal characters.
         parameters: the workload's parameters, all of them.
         created_at: when it was stored.
         threshold_name: the name of the tuned number, None for *off*.
         threshold_unit: its unit in words, empty for *off*.
         snippets: how to write the setting, by framework.
-        provenance: versions and device behind the figures.
+        provenance: versions, device, sampler, warm start and extensions behind the figures.
     """
 
     id: str
     study_id: str
+    version: int = 1
     workload: str
     fingerprint: str
     parameters: dict[str, ParameterValue]
@@ -128,8 +80,46 @@ class RecommendationOut(Model):
     train_seconds: float
     spike_ratio: float | None = None
     tail_index: float | None = None
+    num_fresh_seeds: int = 0
+    more_seeds: int | None = None
+    failures: FailureRate | None = None
+    off_failures: FailureRate | None = None
+    step_cap: float | None = None
+    matched: Estimate | None = None
+    against_matched: PairedDifference | None = None
+    search_end: str = ""
     snippets: dict[str, str]
     provenance: dict[str, Any]
+
+
+class NeighbourOut(Model):
+    """The answer of a study of something similar, carried over to what was asked about.
+
+    Attributes:
+        recommendation_id: the answer itself is at ``/v1/recommendations/{recommendation_id}``.
+        study_id: the study that found it.
+        workload: what was trained there.
+        verdict: there; ``no_difference`` and ``do_not_clip`` carry *off* over.
+        setting: what it suggests here: the same kappa, times the median norm that was asked about.
+        interval: equally good thresholds there, carried over by the same factor; None where there were none.
+        kappa: threshold / median reference norm; None for a threshold that is relative to no norm, and for *off*.
+        distance: see `service.recommendations.distance`; 0 is the same thing.
+        quality: ``close`` or ``rough``, by the distance.
+        differences: what differs, in words.
+        created_at: when the answer was stored.
+    """
+
+    recommendation_id: str
+    study_id: str
+    workload: str
+    verdict: Verdict
+    setting: ClipSetting
+    interval: tuple[float, float] | None
+    kappa: float | None
+    distance: float
+    quality: Literal["close", "rough"]
+    differences: tuple[str, ...]
+    created_at: datetime
 
 
 class RecommendationAnswer(Model):
@@ -137,14 +127,32 @@ class RecommendationAnswer(Model):
 
     Attributes:
         match: ``exact`` (same fingerprint, or none was asked for), ``workload`` (same workload with other
-            parameters: treat with care) or ``none``.
-        recommendation: the newest that matches; None for ``none``.
+            parameters: treat with care), ``similar`` (other workloads, by features) or ``none``.
+        recommendation: the newest that matches; None for ``similar`` and ``none``.
         reason: why it is this one, or why there is none, in a sentence.
+        neighbours: for ``similar``, at most five, the nearest first.
     """
 
-    match: Literal["exact", "workload", "none"]
+    match: Literal["exact", "workload", "similar", "none"]
     recommendation: RecommendationOut | None
     reason: str
+    neighbours: tuple[NeighbourOut, ...] = ()
+
+
+class WarmStart(Model):
+    """A setting that a study's search began with, taken over from a similar study.
+
+    Attributes:
+        recommendation_id: the answer that it was taken from.
+        study_id: the study that found it.
+        distance: see `service.recommendations.distance`.
+        setting: carried over to the norms of the study that begins with it.
+    """
+
+    recommendation_id: str
+    study_id: str
+    distance: float
+    setting: ClipSetting
 
 
 class StudyError(Model):
@@ -158,12 +166,19 @@ class StudyOut(Model):
     """A study and where it stands.
 
     Attributes:
-        state: state of its job.
-        done: whether the state is final; then exactly one of ``result`` and ``error`` is set.
+        state: state of its newest job; extending a study queues another one.
+        done: whether the state is final; then ``result`` or ``error`` is set, and both if an extension failed.
         spec: the question with every default written out.
+        fingerprint: what is trained: workload, parameters and, once the probe has looked at it, model, optimizer,
+            learning rate, batch size and precision; 16 hexadecimal characters.
         attempt: executions that ended in an error, the current one included; lost and interrupted ones are not.
-        num_trials_ended: settings whose evaluation has ended, pruned and failed ones included.
+        num_trials_ended: settings whose evaluation in the search has ended, pruned and failed ones included; repeats
+            on fresh seeds are not counted.
         reference: gradient norms that the probe measured, before clipping; None before the probe.
+        extensions: numbers of further fresh seeds that were asked for, in order.
+        warm_start: settings taken over from similar studies; None before the probe, or if it was switched off.
+        result: its newest recommendation; while an extension runs, the one before.
+        error: why its newest job ended without one.
     """
 
     id: str
@@ -179,6 +194,8 @@ class StudyOut(Model):
     attempt: int
     num_trials_ended: int
     reference: dict[str, Any] | None = None
+    extensions: tuple[int, ...] = ()
+    warm_start: tuple[WarmStart, ...] | None = None
     result: RecommendationOut | None
     error: StudyError | None
 
@@ -187,6 +204,8 @@ class TrialOut(Model):
     """One clip setting of a study.
 
     Attributes:
+        stage: ``search``, or ``confirm`` for a repeat on fresh seeds.
+        seeds: its training seeds.
         mean: mean objective over the seeds that did not diverge; None before the end or if all diverged.
         standard_error: of that mean; None with fewer than two values.
         num_diverged: seeds that diverged.
@@ -200,6 +219,8 @@ class TrialOut(Model):
     number: int
     cohort: int
     setting: ClipSetting
+    stage: Stage = Stage.SEARCH
+    seeds: tuple[int, ...] = ()
     state: TrialState
     mean: float | None
     standard_error: float | None
@@ -211,17 +232,22 @@ class TrialOut(Model):
 
 
 class EventOut(Model):
-    """Something that happened to a study; ``id`` grows, and a stream goes on after it."""
+    """Something that happened to a study; ``id`` grows, and a stream goes on after it.
+
+    Attributes:
+        superseded: whether the study was extended after it, so that a ``succeeded`` is not the end.
+    """
 
     id: int
     kind: str
     created_at: datetime
     payload: dict[str, Any]
+    superseded: bool = False
 
     @property
     def is_terminal(self) -> bool:
         """Whether the study's stream ends with this event."""
-        return self.kind in TERMINAL_EVENTS
+        return self.kind in TERMINAL_EVENTS and not self.superseded
 
 
 class WorkloadOut(Model):

@@ -1,9 +1,4 @@
-"""The typed client of the HTTP interface, on the server's own types; a light install (no database, no torch).
-
-A problem that the service answers is raised as the `service.errors` class of its status, with the same ``code``.
-A service that can't be reached, or that breaks, is an `UnavailableError`. Requests that may be repeated without
-harm (reads, and a submission, which carries an Idempotency-Key) are tried three times.
-"""
+"""What a program or the command line asks a service for, on the server's own types."""
 
 from __future__ import annotations
 
@@ -11,27 +6,17 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
-from pydantic import TypeAdapter, ValidationError
 
-from service.errors import (
-    ConflictError,
-    ForbiddenError,
-    InvalidRequestError,
-    NotFoundError,
-    ProblemError,
-    UnauthorizedError,
-    UnavailableError,
-)
+from service.client.connection import Connection
+from service.errors import ConflictError, NotFoundError, UnavailableError
 from service.schemas import (
     EventOut,
     MethodOut,
     Page,
-    Problem,
     Ready,
     RecommendationAnswer,
     RecommendationOut,
@@ -43,64 +28,14 @@ from service.schemas import (
 )
 from tuner.spec import StudySpec
 
-Answer = TypeVar("Answer")
-
-_ERRORS = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError, 409: ConflictError}
-#: Waits before the second and the third try of a request, in seconds.
-_RETRY_WAITS = (0.1, 0.4)
 #: Waits before reconnecting to an event stream, in seconds; the last one repeats.
 _RECONNECT_WAITS = (0.1, 0.5, 1.0, 2.0, 5.0)
 #: Reconnections in a row that found no service, before `Client.events` gives up.
 _MAX_RECONNECTS = 12
-#: The server pings an idle stream every 15 s; three missed pings mean that it is gone.
-_STREAM_SILENCE_SECONDS = 45.0
 
 
-class Client:
-    """A connection to one service; use it as a context manager, or call `close`.
-
-    Args:
-        url: the service's address, for example ``http://127.0.0.1:8765``.
-        api_key: an access key; empty sends none.
-        timeout: how long a single request may take, in seconds, > 0.
-        transport: replaces the network, for tests.
-
-    Raises:
-        UnavailableError: ``service_unreachable`` if the address is none.
-        UnauthorizedError: ``key_malformed`` if the key can't be sent.
-    """
-
-    def __init__(
-        self, url: str, api_key: str, *, timeout: float = 30.0, transport: httpx2.BaseTransport | None = None
-    ) -> None:
-        self.url = url.rstrip("/")
-        self._timeout = timeout
-        headers = {"Accept": "application/json"}
-        if not (api_key.isascii() and api_key.isprintable()):
-            raise UnauthorizedError(
-                "the access key has characters that no key has: copy it whole and without quotes",
-                code="key_malformed",
-            )
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        try:
-            self._http = httpx2.Client(
-                base_url=self.url, headers=headers, timeout=timeout, transport=transport
-            )
-        except httpx2.InvalidURL as error:
-            raise self._unreachable(error) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+class Client(Connection):
+    """The service's addresses as methods; see `service.client.connection.Connection` for how it is made."""
 
     def create_study(
         self,
@@ -127,11 +62,34 @@ class Client:
             body["name"] = name
         # NaN goes over the wire: the service answers with the field that holds it.
         content = json.dumps(body)
+        return self._submit("/v1/studies", content, idempotency_key)
+
+    def extend_study(
+        self, study_id: str, num_seeds: int | None = None, *, idempotency_key: str | None = None
+    ) -> StudyOut:
+        """Have a study that has ended compare on further fresh seeds.
+
+        Args:
+            study_id: its id.
+            num_seeds: how many, at least 1; None takes as many as its recommendation says would about settle it.
+            idempotency_key: the same key asks for the same extension once; None draws one.
+
+        Returns:
+            The study, queued again; its recommendation stays until the next version is there.
+
+        Raises:
+            ConflictError: ``study_not_done``, ``nothing_to_extend``, ``already_settled`` or ``not_settleable``.
+            InvalidRequestError: ``too_few_seeds``, ``too_many_seeds`` or ``budget_exceeded``.
+        """
+        content = json.dumps({"num_seeds": num_seeds})
+        return self._submit(_path(study_id, "/extend"), content, idempotency_key)
+
+    def _submit(self, path: str, content: str, idempotency_key: str | None) -> StudyOut:
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": idempotency_key or str(uuid.uuid4()),
         }
-        return self._call(StudyOut, "POST", "/v1/studies", content=content, headers=headers)
+        return self._call(StudyOut, "POST", path, content=content, headers=headers)
 
     def get_study(self, study_id: str, wait: float | None = None) -> StudyOut:
         """A study's present state.
@@ -207,31 +165,43 @@ class Client:
         """
         return self._call(StudyOut, "POST", _path(study_id, "/cancel"), repeatable=False)
 
-    def get_recommendation(self, study_id: str) -> RecommendationOut:
+    def get_recommendation(self, study_id: str, version: int | None = None) -> RecommendationOut:
         """The answer of a study.
 
         Args:
             study_id: its id.
+            version: which one of an extended study; None gives the newest.
 
         Returns:
             The recommendation.
 
         Raises:
-            NotFoundError: ``no_recommendation_yet`` while there is none.
+            NotFoundError: ``no_recommendation_yet`` while there is none, ``recommendation_not_found`` without such a
+                version.
         """
-        return self._call(RecommendationOut, "GET", _path(study_id, "/recommendation"))
+        params = {} if version is None else {"version": version}
+        return self._call(RecommendationOut, "GET", _path(study_id, "/recommendation"), params=params)
 
-    def find_recommendation(self, workload: str, fingerprint: str | None = None) -> RecommendationAnswer:
-        """The newest answer for a workload, and how well it fits.
+    def find_recommendation(
+        self, workload: str | None = None, fingerprint: str | None = None, **features: Any
+    ) -> RecommendationAnswer:
+        """The newest answer for a workload, and how well it fits; without one, those of similar studies.
 
         Args:
-            workload: its name.
-            fingerprint: of the workload with its parameters; None takes the newest of the workload.
+            workload: its name; None asks by features alone.
+            fingerprint: of what is trained; None takes the newest of the workload.
+            **features: ``optimizer`` and what else is known of the training: ``num_parameters``, ``learning_rate``,
+                ``batch_size``, ``precision``, ``model_signature``, and ``median_norm``, without which no threshold can
+                be carried over.
 
         Returns:
             The answer; ``match`` is ``none`` if nothing is stored.
+
+        Raises:
+            InvalidRequestError: ``query_incomplete`` without a workload and an optimizer.
         """
-        params = {"workload": workload} | ({"fingerprint": fingerprint} if fingerprint else {})
+        asked = {"workload": workload, "fingerprint": fingerprint, **features}
+        params = {name: value for name, value in asked.items() if value is not None}
         return self._call(RecommendationAnswer, "GET", "/v1/recommendations", params=params)
 
     def list_workloads(self) -> list[WorkloadOut]:
@@ -282,7 +252,7 @@ class Client:
         last, was_done, failures, cuts = after, False, 0, 0
         while True:
             try:
-                for event in self._stream(study_id, last):
+                for event in self._stream(_path(study_id, "/events"), last):
                     failures = 0
                     if event is None:
                         continue
@@ -306,94 +276,6 @@ class Client:
             if failures or not was_done:
                 time.sleep(_RECONNECT_WAITS[min(cuts, len(_RECONNECT_WAITS) - 1)])
             cuts += 1
-
-    def _stream(self, study_id: str, after: int | None) -> Iterator[EventOut | None]:
-        """One connection's events; a None before them says that the service has opened the stream."""
-        headers = {} if after is None else {"Last-Event-ID": str(after)}
-        timeout = httpx2.Timeout(self._timeout, read=_STREAM_SILENCE_SECONDS)
-        with self._http.sse(_path(study_id, "/events"), headers=headers, timeout=timeout) as source:
-            if source.response.status_code != 200:
-                source.response.read()
-                raise self._problem(source.response)
-            if source.response.headers.get("content-type", "").startswith("text/event-stream"):
-                yield None
-            for event in source:
-                if event.data:
-                    yield EventOut.model_validate_json(event.data)
-
-    def _items(self, kind: type[Answer], path: str) -> Iterator[Answer]:
-        cursor: str | None = None
-        while True:
-            params = {"limit": 100} | ({"cursor": cursor} if cursor else {})
-            page = self._call(Page[kind], "GET", path, params=params)  # type: ignore[valid-type]
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    def _call(
-        self,
-        kind: type[Answer],
-        method: str,
-        path: str,
-        *,
-        repeatable: bool = True,
-        patience: float = 0.0,
-        **request: Any,
-    ) -> Answer:
-        timeout = httpx2.Timeout(self._timeout, read=self._timeout + patience)
-        waits = _RETRY_WAITS if repeatable else ()
-        for wait in (*waits, None):
-            try:
-                response = self._http.request(method, path, timeout=timeout, **request)
-            except httpx2.TransportError as error:
-                if wait is None or isinstance(error, httpx2.UnsupportedProtocol):
-                    raise self._unreachable(error) from error
-            except httpx2.InvalidURL as error:
-                raise self._unreachable(error) from error
-            else:
-                if response.status_code < 400:
-                    return self._read(kind, response)
-                if response.status_code not in (502, 503, 504) or wait is None:
-                    raise self._problem(response)
-            time.sleep(wait)
-        raise AssertionError("the last try returns or raises")
-
-    def _read(self, kind: type[Answer], response: httpx2.Response) -> Answer:
-        try:
-            return TypeAdapter(kind).validate_json(response.content)
-        except ValidationError:
-            raise self._unexpected(response) from None
-
-    def _problem(self, response: httpx2.Response) -> ProblemError:
-        try:
-            problem = Problem.model_validate_json(response.content)
-        except ValidationError:
-            return self._unexpected(response)
-        kind = _ERRORS.get(problem.status, InvalidRequestError)
-        if problem.status >= 500 or problem.status == 429:
-            kind = UnavailableError
-        return kind(
-            problem.detail,
-            code=problem.code,
-            title=problem.title,
-            status=problem.status,
-            errors=[each.model_dump() for each in problem.errors],
-        )
-
-    def _unexpected(self, response: httpx2.Response) -> UnavailableError:
-        return UnavailableError(
-            f"{self.url} answered {response.status_code} with something that is not cliptune's: check the address, "
-            "and that no proxy stands in between",
-            code="unexpected_response",
-        )
-
-    def _unreachable(self, cause: Exception | None) -> UnavailableError:
-        reason = f" ({cause})" if cause is not None and str(cause) else ""
-        return UnavailableError(
-            f"no service answers at {self.url}{reason}: start one with `cliptune serve`, or set CLIPTUNE_URL",
-            code="service_unreachable",
-        )
 
 
 def _path(study_id: str, rest: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Recommendations: stored once by the worker that found them, read by anyone who asks.
+"""Recommendations as rows: stored once by the worker that found them, read by anyone who asks.
 
 A row's ``body`` is the whole answer as `service.schemas.RecommendationOut` gives it, so a query is one indexed
 read of one row, whatever the number of trials or studies, and nothing is computed or validated again.
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Text, bindparam, cast, select
+from sqlalchemy import Connection, Text, bindparam, cast, func, select
 from sqlalchemy.orm import Session
 
 from service.db.clock import database_now
 from service.db.models import RecommendationRow
-from service.schemas import RecommendationOut
-from tuner.evidence import Recommendation
+from service.recommendations.fingerprint import study_fingerprint
+from service.schemas import NeighbourOut, RecommendationOut
+from tuner.evidence import Recommendation, Reference
 from tuner.methods import get_method
 from tuner.spec import StudySpec
 
@@ -27,9 +28,10 @@ from tuner.spec import StudySpec
 class Found:
     """What a query gives; ``document`` is a `RecommendationOut` as JSON text, None without a match."""
 
-    match: Literal["exact", "workload", "none"]
+    match: Literal["exact", "workload", "similar", "none"]
     document: str | None
     reason: str
+    neighbours: tuple[NeighbourOut, ...] = ()
 
 
 def store(
@@ -38,33 +40,37 @@ def store(
     study_id: str,
     tenant_id: str,
     spec: StudySpec,
+    reference: Reference | None,
     recommendation: Recommendation,
     snippets: Mapping[str, str],
     provenance: Mapping[str, Any],
     now: int | None = None,
-) -> str:
-    """Write a study's answer; a study has one.
+) -> RecommendationOut:
+    """Write a study's answer: its first, or the next version after an extension.
 
     Args:
         session: the worker's fenced transaction.
         study_id: the study.
         tenant_id: whose it is.
         spec: the study's question, parameters resolved.
+        reference: what its probe measured, by which similar studies find the answer; None keeps it from them.
         recommendation: the answer.
         snippets: how to write the setting, by framework.
         provenance: versions and device; JSON values.
         now: replaces the database's clock in tests, in milliseconds.
 
     Returns:
-        The recommendation's id.
+        What was stored.
     """
     created_at = database_now(session, now)
     method = get_method(recommendation.setting.method)
+    features = None if reference is None else reference.features
     answer = RecommendationOut(
         id=str(uuid.uuid4()),
         study_id=study_id,
+        version=1 + _newest_version(session, study_id),
         workload=spec.workload,
-        fingerprint=spec.fingerprint,
+        fingerprint=study_fingerprint(spec, features),
         parameters=dict(spec.parameters),
         created_at=datetime.fromtimestamp(created_at / 1000, UTC),
         threshold_name=method.threshold_name,
@@ -78,16 +84,29 @@ def store(
             id=answer.id,
             tenant_id=tenant_id,
             study_id=study_id,
+            version=answer.version,
             workload=answer.workload,
             fingerprint=answer.fingerprint,
             verdict=str(answer.verdict),
             method=answer.setting.method,
             threshold=answer.setting.threshold,
+            median_norm=None if reference is None else reference.l2_norm.median,
+            kappa=answer.kappa,
             body=answer.model_dump(mode="json"),
             created_at=created_at,
+            **({} if features is None else {name: getattr(features, name) for name in _FEATURES}),
         )
     )
-    return answer.id
+    return answer
+
+
+#: Features that a row has a column for.
+_FEATURES = ("optimizer", "num_parameters", "learning_rate", "batch_size", "precision", "model_signature")
+
+
+def _newest_version(session: Session, study_id: str) -> int:
+    newest = select(func.max(RecommendationRow.version)).where(RecommendationRow.study_id == study_id)
+    return session.execute(newest).scalar_one() or 0
 
 
 _NEWEST = (RecommendationRow.created_at.desc(), RecommendationRow.id.desc())
@@ -167,18 +186,25 @@ def get(session: Session, *, tenant_id: str, recommendation_id: str) -> dict[str
     return session.execute(statement).scalar_one_or_none()
 
 
-def find_of_study(session: Session, *, tenant_id: str, study_id: str) -> dict[str, Any] | None:
+def find_of_study(
+    session: Session, *, tenant_id: str, study_id: str, version: int | None = None
+) -> dict[str, Any] | None:
     """The recommendation that a study ended with.
 
     Args:
         session: any transaction.
         tenant_id: whose study.
         study_id: the study.
+        version: which one of an extended study; None takes the newest.
 
     Returns:
-        A `RecommendationOut` as JSON values; None while the study has none, and if the tenant has no such study.
+        A `RecommendationOut` as JSON values; None while the study has none, without such a version, and if the tenant
+        has no such study.
     """
     statement = select(RecommendationRow.body).where(
         RecommendationRow.study_id == study_id, RecommendationRow.tenant_id == tenant_id
     )
-    return session.execute(statement).scalar_one_or_none()
+    if version is not None:
+        statement = statement.where(RecommendationRow.version == version)
+    newest = statement.order_by(RecommendationRow.version.desc()).limit(1)
+    return session.execute(newest).scalar_one_or_none()

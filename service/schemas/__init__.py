@@ -1,0 +1,31 @@
+"""What travels over HTTP: one class per body, shared by the API and the client.
+
+Answers are frozen pydantic models; the evidence inside them is made of `tuner`'s own dataclasses, so a bound or
+a word is defined once. The request that submits a study is `StudyRequest`, a `StudySpec` with a name. Times are
+RFC 3339 in UTC. Importing this package loads neither a database nor a web library.
+"""
+
+from __future__ import annotations
+
+from service.schemas.answers import TERMINAL_EVENTS as TERMINAL_EVENTS
+from service.schemas.answers import EventOut as EventOut
+from service.schemas.answers import FieldProblem as FieldProblem
+from service.schemas.answers import Health as Health
+from service.schemas.answers import MethodOut as MethodOut
+from service.schemas.answers import Model as Model
+from service.schemas.answers import NeighbourOut as NeighbourOut
+from service.schemas.answers import Page as Page
+from service.schemas.answers import Problem as Problem
+from service.schemas.answers import Ready as Ready
+from service.schemas.answers import RecommendationAnswer as RecommendationAnswer
+from service.schemas.answers import RecommendationOut as RecommendationOut
+from service.schemas.answers import StudyError as StudyError
+from service.schemas.answers import StudyOut as StudyOut
+from service.schemas.answers import TrialOut as TrialOut
+from service.schemas.answers import Version as Version
+from service.schemas.answers import WarmStart as WarmStart
+from service.schemas.answers import WorkerOut as WorkerOut
+from service.schemas.answers import WorkloadOut as WorkloadOut
+from service.schemas.requests import MAX_NAME as MAX_NAME
+from service.schemas.requests import ExtendRequest as ExtendRequest
+from service.schemas.requests import StudyRequest as StudyRequest

@@ -1,0 +1,182 @@
+"""Extending a study that has ended: further fresh seeds for the comparison, under a new job.
+
+What is asked for is appended to the study's ``extensions`` together with the job, in one transaction with the study's
+row locked: of two extensions at once the second one finds a study that runs.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.db.clock import database_now
+from service.db.models import JobRow, RecommendationRow, StudyRow
+from service.errors import ConflictError, InvalidRequestError, NotFoundError
+from service.jobs.queue import Queue
+from service.settings import Settings
+from service.states import JobState
+from service.studies.idempotency import Claim, claim
+from service.studies.stored import stored_spec
+from service.studies.submit import Submitted
+from tuner.evidence import Verdict
+from tuner.spec import MAX_CONFIRM_SEEDS, StudySpec
+
+#: Settings that are compared on fresh seeds: the leader, *off*, today's value, and *off* at the matched rate.
+MAX_CONFIRMED = 4
+
+
+def extend(
+    session: Session,
+    queue: Queue,
+    *,
+    study_id: str,
+    num_seeds: int | None,
+    wanted: Claim,
+    settings: Settings,
+    now: int | None = None,
+) -> Submitted:
+    """Ask for further fresh seeds, once per Idempotency-Key, all in the caller's transaction.
+
+    Args:
+        session: a `Database.write` transaction; an exception must roll it back.
+        queue: where the new job goes.
+        study_id: the study.
+        num_seeds: how many, at least 1; None takes what the newest recommendation says would about settle it.
+        wanted: the request's key; its tenant owns the study.
+        settings: ``max_lane_steps`` and ``max_attempts``.
+        now: replaces the database's clock in tests, in milliseconds.
+
+    Returns:
+        The study, ``created`` or ``replayed``.
+
+    Raises:
+        NotFoundError: ``study_not_found``.
+        ConflictError: ``study_not_done``, ``nothing_to_extend``, ``already_settled`` or ``not_settleable``.
+        InvalidRequestError: ``too_many_seeds``, ``budget_exceeded`` or ``idempotency_key_reused``.
+    """
+    at = database_now(session, now)
+    if claim(session, wanted, study_id=study_id, now=at) is not None:
+        return Submitted(study_id, "replayed")
+    locked = select(StudyRow).where(StudyRow.id == study_id, StudyRow.tenant_id == wanted.tenant_id)
+    study = session.execute(locked.with_for_update()).scalar_one_or_none()
+    if study is None:
+        raise NotFoundError(
+            f"there is no study {study_id}: GET /v1/studies lists the studies of this key",
+            code="study_not_found",
+        )
+    body = _newest_answer(session, study)
+    spec = stored_spec(study.spec)
+    before = spec.num_confirm_seeds + sum(study.extensions)
+    count = _settling_seeds(study_id, body, before) if num_seeds is None else num_seeds
+    _require_room(before, count)
+    _require_budget(spec, before + count, settings.max_lane_steps)
+    study.job_id, study.extensions = str(uuid.uuid4()), [*study.extensions, count]
+    queue.enqueue(
+        session,
+        job_id=study.job_id,
+        study_id=study_id,
+        tenant_id=wanted.tenant_id,
+        payload={"extension": count},
+        max_attempts=settings.max_attempts,
+    )
+    return Submitted(study_id, "created")
+
+
+def _newest_answer(session: Session, study: StudyRow) -> dict[str, object]:
+    """The recommendation that an extension starts from.
+
+    Raises:
+        ConflictError: ``study_not_done`` or ``nothing_to_extend``.
+    """
+    state = JobState(session.execute(select(JobRow.state).where(JobRow.id == study.job_id)).scalar_one())
+    if not state.is_done:
+        raise ConflictError(
+            f"study {study.id} is {state.value}: wait until it has ended, then extend it",
+            code="study_not_done",
+        )
+    newest = (
+        select(RecommendationRow.body)
+        .where(RecommendationRow.study_id == study.id)
+        .order_by(RecommendationRow.version.desc())
+        .limit(1)
+    )
+    body: dict[str, object] | None = session.execute(newest).scalar_one_or_none()
+    if state is not JobState.SUCCEEDED or body is None:
+        raise ConflictError(
+            f"study {study.id} has {state.value}, so there is no comparison to extend: submit a new study",
+            code="nothing_to_extend",
+        )
+    return body
+
+
+def _settling_seeds(study_id: str, body: dict[str, object], before: int) -> int:
+    """As many seeds as the recommendation asks for, or as are left.
+
+    Raises:
+        ConflictError: ``already_settled`` or ``not_settleable``.
+    """
+    more = body.get("more_seeds")
+    if isinstance(more, int):
+        return min(more, max(MAX_CONFIRM_SEEDS - before, 1))
+    if body["verdict"] != Verdict.INCONCLUSIVE:
+        raise ConflictError(
+            f"study {study_id} is settled ({body['verdict']}): give num_seeds to measure it on further seeds all the "
+            "same",
+            code="already_settled",
+        )
+    raise ConflictError(
+        f"study {study_id} is inconclusive, and no reasonable number of seeds would settle it: give num_seeds to try "
+        "all the same, or submit a study with a larger effect",
+        code="not_settleable",
+    )
+
+
+def _require_room(before: int, count: int) -> None:
+    if before + count < 2:
+        raise InvalidRequestError(
+            "num_seeds is 1, and the study has no fresh seed yet: ask for 2 at least, because one has no error bar",
+            code="too_few_seeds",
+            errors=[
+                {"detail": "must be >= 2 for a study without fresh seeds, got 1", "pointer": "/num_seeds"}
+            ],
+        )
+    if before + count > MAX_CONFIRM_SEEDS:
+        left = MAX_CONFIRM_SEEDS - before
+        room = f"at most {left} more" if left > 0 else "none is left"
+        raise InvalidRequestError(
+            f"num_seeds is {count}, with {before} fresh seeds asked for before; a study has {MAX_CONFIRM_SEEDS} in "
+            f"all: {room}",
+            code="too_many_seeds",
+            errors=[
+                {"detail": f"must leave at most {MAX_CONFIRM_SEEDS} in all: {room}", "pointer": "/num_seeds"}
+            ],
+        )
+
+
+def lane_steps(spec: StudySpec, num_fresh_seeds: int) -> int:
+    """The most optimizer steps a study can take, over all lanes.
+
+    Args:
+        spec: the question.
+        num_fresh_seeds: of the confirmation and all extensions.
+
+    Returns:
+        Those of the search, and of every setting that can be confirmed.
+    """
+    lanes = spec.num_trials * spec.num_seeds + MAX_CONFIRMED * num_fresh_seeds
+    return lanes * spec.num_steps
+
+
+def _require_budget(spec: StudySpec, num_fresh_seeds: int, limit: int) -> None:
+    if (steps := lane_steps(spec, num_fresh_seeds)) > limit:
+        sentence = (
+            f"would bring the study to {steps} lane-steps; this server allows at most {limit}: lower it, or have the "
+            "operator raise CLIPTUNE_MAX_LANE_STEPS"
+        )
+        raise InvalidRequestError(
+            f"num_seeds {sentence}",
+            code="budget_exceeded",
+            errors=[{"detail": sentence, "pointer": "/num_seeds"}],
+        )
