@@ -68,7 +68,7 @@ def simulate_study(spec: StudySpec, curves: AbstractCurves) -> Recommendation:
         cohort = plan_cohort(spec, reference, {}, trials.values())
         if cohort is None:
             continue
-        for event in SimulatedCohort(cohort, curves, halving(cohort.rung_steps)).events():
+        for event in SimulatedCohort(cohort, curves, halving(cohort.rung_steps, cohort.clips)).events():
             record(trials, event)
     return recommend(spec, reference, trials.values())
 

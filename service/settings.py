@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     max_lane_steps: int = Field(
         default=100_000_000,
         ge=1,
-        description="Largest budget of a study, in optimizer steps: (num_trials x num_seeds + 4 x fresh seeds) x "
+        description="Largest budget of a study, in optimizer steps: (num_trials x num_seeds + 8 x fresh seeds) x "
         "num_steps.",
     )
     warm_start: bool = Field(

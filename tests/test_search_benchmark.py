@@ -82,7 +82,7 @@ def rungs_and_ends(events: Any) -> tuple[list[RungReached], dict[str, TrialEnded
 
 def assert_same_events(cohort: Cohort, workload: Any, truth: Truth) -> None:
     """Both tell the same trials' ends at the same rungs, and the same figures, up to rounding in the table."""
-    prune = halving(cohort.rung_steps)
+    prune = halving(cohort.rung_steps, cohort.clips)
     rungs, ended = rungs_and_ends(train_cohort(cohort, workload, prune=prune))
     curves = TableCurves(truth, range(truth.num_seeds))
     simulated, simulated_ended = rungs_and_ends(SimulatedCohort(cohort, curves, prune).events())

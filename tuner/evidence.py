@@ -280,7 +280,7 @@ class Recommendation:
         verdict: see `Verdict`.
         setting: what to train with; *off* unless the verdict is ``clip``, and the best seen if inconclusive.
         interval: lowest and highest tried threshold of that method not distinguishable from the best;
-            None when the setting is *off*.
+            None when the setting is *off*, and with a tuned learning rate, where no two settings share one.
         reason: the verdict in a sentence, with the figures it rests on.
         value: objective of the best clip setting, the one ``difference`` is about; None if every one diverged.
         best: that best clip setting; None if every one diverged.

@@ -97,7 +97,7 @@ def _train(
         for event in train_cohort(
             cohort,
             workload,
-            prune=halving(cohort.rung_steps),
+            prune=halving(cohort.rung_steps, cohort.clips),
             device=device,
             compiles=compiles,
             rehearsals=rehearsals,

@@ -98,7 +98,9 @@ KINDS: dict[str, Kind] = {
     ),
     "not_found": Kind(404, "Not found", "Check the id; it may belong to another key's tenant."),
     "query_incomplete": Kind(
-        422, "Query says too little", "Give workload, or optimizer with what else is known of the training."
+        422,
+        "Query says too little",
+        "Give workload or fingerprint, or optimizer with what else is known of the training.",
     ),
     "recommendation_not_found": Kind(404, "No such recommendation", "Check the id, or the version."),
     "not_settleable": Kind(

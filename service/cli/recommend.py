@@ -13,7 +13,9 @@ def recommend(
     workload: Annotated[
         str | None, typer.Option(help="A registered workload; without one, ask by --optimizer and the rest.")
     ] = None,
-    fingerprint: Annotated[str | None, typer.Option(help="Only for what this fingerprint names.")] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="Of what is trained, from a study; enough by itself.")
+    ] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="Its class in lower case, such as sgd: also asks for similar studies.")
     ] = None,

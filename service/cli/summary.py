@@ -103,6 +103,8 @@ def _comparison_rows(found: RecommendationOut) -> list[tuple[str, str]]:
         rows.append(("matched", f"off at the learning rate x mean scale {_estimate(found.matched)}"))
     if found.against_matched is not None:
         rows.append(("", f"difference from the matched rate {_difference(found.against_matched)}"))
+    if found.best is None:
+        return rows
     fresh = "the search's own: the best was chosen on them, so it looks better than it is"
     if found.num_fresh_seeds:
         fresh = f"{found.num_fresh_seeds} fresh ones, which the search never saw"

@@ -71,7 +71,8 @@ class Client(Connection):
 
         Args:
             study_id: its id.
-            num_seeds: how many, at least 1; None takes as many as its recommendation says would about settle it.
+            num_seeds: how many, at least 1; None takes as many as its recommendation says would about settle it, or
+                goes on with an extension that was cancelled or failed.
             idempotency_key: the same key asks for the same extension once; None draws one.
 
         Returns:
@@ -185,11 +186,11 @@ class Client(Connection):
     def find_recommendation(
         self, workload: str | None = None, fingerprint: str | None = None, **features: Any
     ) -> RecommendationAnswer:
-        """The newest answer for a workload, and how well it fits; without one, those of similar studies.
+        """The newest answer for a workload or a fingerprint, and how well it fits; with features, similar ones.
 
         Args:
-            workload: its name; None asks by features alone.
-            fingerprint: of what is trained; None takes the newest of the workload.
+            workload: its name; None asks by the rest alone.
+            fingerprint: of what is trained, enough by itself; None takes the newest of the workload.
             **features: ``optimizer`` and what else is known of the training: ``num_parameters``, ``learning_rate``,
                 ``batch_size``, ``precision``, ``model_signature``, and ``median_norm``, without which no threshold can
                 be carried over.
@@ -198,7 +199,7 @@ class Client(Connection):
             The answer; ``match`` is ``none`` if nothing is stored.
 
         Raises:
-            InvalidRequestError: ``query_incomplete`` without a workload and an optimizer.
+            InvalidRequestError: ``query_incomplete`` without a workload, a fingerprint and an optimizer.
         """
         asked = {"workload": workload, "fingerprint": fingerprint, **features}
         params = {name: value for name, value in asked.items() if value is not None}

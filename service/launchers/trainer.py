@@ -137,7 +137,7 @@ def _answer(request: Mapping[str, Any], rehearsals: Any) -> Iterator[Any]:
         yield from train_cohort(
             cohort,
             workload,
-            prune=halving(cohort.rung_steps),
+            prune=halving(cohort.rung_steps, cohort.clips),
             checkpoints=kept,
             device=device,
             rehearsals=rehearsals,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -109,6 +109,7 @@ def _newest_version(session: Session, study_id: str) -> int:
     return session.execute(newest).scalar_one() or 0
 
 
+_ADVICE = "submit one with POST /v1/studies"
 _NEWEST = (RecommendationRow.created_at.desc(), RecommendationRow.id.desc())
 # As text: the answer is spliced around it, nobody parses it on the way.
 _BODY = cast(RecommendationRow.body, Text)
@@ -126,47 +127,74 @@ _BY_FINGERPRINT = (
     .where(
         RecommendationRow.tenant_id == bindparam("tenant_id"),
         RecommendationRow.fingerprint == bindparam("fingerprint"),
-        RecommendationRow.workload == bindparam("workload"),
     )
     .order_by(*_NEWEST)
     .limit(1)
 )
+_BY_BOTH = _BY_FINGERPRINT.where(RecommendationRow.workload == bindparam("workload"))
 
 
 def find(
-    reader: Session | Connection, *, tenant_id: str, workload: str, fingerprint: str | None = None
+    reader: Session | Connection,
+    *,
+    tenant_id: str,
+    workload: str | None = None,
+    fingerprint: str | None = None,
+    is_described: bool = False,
 ) -> Found:
-    """The newest recommendation for a workload, and how well it fits.
+    """The newest recommendation for a fingerprint or a workload, and how well it fits.
 
     Args:
         reader: any transaction.
         tenant_id: whose recommendations.
-        workload: the workload's name.
-        fingerprint: of the workload with its parameters; None takes the newest of the workload.
+        workload: the workload's name; None takes any.
+        fingerprint: of what is trained; None takes the newest of the workload.
+        is_described: whether the caller said more of the training than this: then an answer of the workload alone is
+            not an exact one.
 
     Returns:
-        An exact match, else the newest of the same workload with other parameters, else nothing.
+        An exact match, else the newest of the same workload with something else different, else nothing.
     """
     key = {"tenant_id": tenant_id, "workload": workload}
     if fingerprint is not None:
-        body = reader.execute(_BY_FINGERPRINT, key | {"fingerprint": fingerprint}).scalar_one_or_none()
+        statement = _BY_FINGERPRINT if workload is None else _BY_BOTH
+        body = reader.execute(statement, key | {"fingerprint": fingerprint}).scalar_one_or_none()
         if body is not None:
-            return Found("exact", body, "the newest recommendation for this workload with these parameters")
+            return Found(
+                "exact", body, "the newest recommendation for this very training, by its fingerprint"
+            )
+    if workload is None:
+        reason = f"no study with fingerprint {fingerprint} has ended with a recommendation: {_ADVICE}"
+        return Found("none", None, reason)
     body = reader.execute(_BY_WORKLOAD, key).scalar_one_or_none()
     if body is None:
-        return Found(
-            "none",
-            None,
-            f"no study of workload {workload!r} has ended with a recommendation: submit one with POST /v1/studies",
-        )
-    if fingerprint is None:
+        reason = f"no study of workload {workload!r} has ended with a recommendation: {_ADVICE}"
+        return Found("none", None, reason)
+    if fingerprint is None and not is_described:
         return Found("exact", body, "the newest recommendation for this workload")
+    missed = "" if fingerprint is None else f"nothing is stored for fingerprint {fingerprint}; "
     return Found(
         "workload",
         body,
-        f"nothing is stored for fingerprint {fingerprint}; this is the newest of the same workload with other "
-        "parameters, so treat it as a starting point and submit a study",
+        f"{missed}this is the newest of the same workload, perhaps with other parameters, so treat it as a starting "
+        "point and submit a study",
     )
+
+
+def better_of(found: Found | None, similar: Found) -> Found:
+    """What to answer where the exact query found no exact match.
+
+    Args:
+        found: what it found; None if nothing named a workload or a fingerprint.
+        similar: what studies of something similar gave.
+
+    Returns:
+        The similar ones if there are any, else what was measured on the workload itself, with why nothing similar
+        was found, else the refusal.
+    """
+    if found is None or similar.match == "similar" or found.match == "none":
+        return similar
+    return replace(found, reason=f"{found.reason}; nothing similar was found: {similar.reason}")
 
 
 def get(session: Session, *, tenant_id: str, recommendation_id: str) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from service.db.models import RecommendationRow
 from service.recommendations.answers import Found
-from service.recommendations.carrying import Carried, carry_over
+from service.recommendations.carrying import Carried, carried_scale, carry_over
 from service.recommendations.distance import FARTHEST, OTHER_MODEL, Comparison, Subject, compare
 from service.schemas import NeighbourOut
 from tuner.evidence import Verdict
@@ -67,13 +67,9 @@ def find_similar(session: Session, *, tenant_id: str, asked: Subject, median_nor
     reachable = [each for each in near if each.comparison.quality is not None]
     if not reachable:
         return _none(_why_none(session, tenant_id, asked, near))
-    found = _carried(session, reachable, {"l2_norm": median_norm})
+    found = _carried(session, reachable, asked, {"l2_norm": median_norm})
     if not found:
-        nearest = reachable[0].row
-        return _none(
-            f"the nearest study, {nearest.study_id}, recommends {nearest.method}, whose threshold is not relative to "
-            f"the norm that was given: {_ADVICE}"
-        )
+        return _none(_why_not_carried(session, asked, reachable[0]))
     return Found("similar", None, _sentence(found), neighbours=tuple(found))
 
 
@@ -112,11 +108,15 @@ def body_of(session: Session, neighbour: Neighbour) -> dict[str, Any]:
     return body
 
 
-def carry(body: Mapping[str, Any], medians: Mapping[GradientScale, float]) -> Carried | None:
-    """What a stored recommendation suggests at other gradient norms.
+def carry(
+    neighbour: Neighbour, body: Mapping[str, Any], asked: Subject, medians: Mapping[GradientScale, float]
+) -> Carried | None:
+    """What a stored recommendation suggests at other gradient norms and another base learning rate.
 
     Args:
-        body: the recommendation.
+        neighbour: it.
+        body: its recommendation.
+        asked: what is trained here.
         medians: see `service.recommendations.carrying.carry_over`.
 
     Returns:
@@ -128,6 +128,8 @@ def carry(body: Mapping[str, Any], medians: Mapping[GradientScale, float]) -> Ca
         None if interval is None else (interval[0], interval[1]),
         kappa=body["kappa"],
         medians=medians,
+        rate_there=neighbour.row.learning_rate,
+        rate_here=asked.learning_rate,
     )
 
 
@@ -155,14 +157,14 @@ def _subject(row: Row[Any]) -> Subject:
 
 
 def _carried(
-    session: Session, near: Sequence[Neighbour], medians: Mapping[GradientScale, float]
+    session: Session, near: Sequence[Neighbour], asked: Subject, medians: Mapping[GradientScale, float]
 ) -> list[NeighbourOut]:
     found: list[NeighbourOut] = []
     for each in near:
         if len(found) == MAX_NEIGHBOURS:
             break
         body = body_of(session, each)
-        if (carried := carry(body, medians)) is None or each.comparison.quality is None:
+        if (carried := carry(each, body, asked, medians)) is None or each.comparison.quality is None:
             continue
         found.append(
             NeighbourOut(
@@ -201,6 +203,21 @@ def _sentence(found: Sequence[NeighbourOut]) -> str:
     return (
         f"of {len(found)} similar studies {told}; the nearest ({nearest.quality}, distance {nearest.distance:.2f}) is "
         f"of workload {nearest.workload}: {what}. A starting point, not a measurement of yours: {_ADVICE}"
+    )
+
+
+def _why_not_carried(session: Session, asked: Subject, nearest: Neighbour) -> str:
+    row = nearest.row
+    setting = ClipSetting(**body_of(session, nearest)["setting"])
+    if carried_scale(setting.learning_rate_scale, row.learning_rate, asked.learning_rate) is None:
+        remedy = "give learning_rate, your base rate" if not asked.learning_rate else _ADVICE
+        return (
+            f"the nearest study, {row.study_id}, recommends {setting.learning_rate_scale:g} times its learning rate, "
+            f"and the base rate is not known {'here' if not asked.learning_rate else 'there'}: {remedy}"
+        )
+    return (
+        f"the nearest study, {row.study_id}, recommends {row.method}, whose threshold is not relative to the norm that "
+        f"was given: {_ADVICE}"
     )
 
 

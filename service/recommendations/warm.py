@@ -47,7 +47,7 @@ def warm_start(
             break
         if each.row.verdict != Verdict.CLIP:
             continue
-        carried = carry(body_of(session, each), medians)
+        carried = carry(each, body_of(session, each), asked, medians)
         if carried is None or not _is_searched(carried, spec):
             continue
         if any(_is_same(carried.setting, other.setting) for other in found):
@@ -77,7 +77,9 @@ def _is_searched(carried: Carried, spec: StudySpec) -> bool:
 
 def _is_same(one: ClipSetting, other: ClipSetting) -> bool:
     """Whether two settings are one for a search, which tells thresholds apart by three digits."""
-    if one.method != other.method or one.threshold is None or other.threshold is None:
+    if one.method != other.method or one.learning_rate_scale != other.learning_rate_scale:
+        return False
+    if one.threshold is None or other.threshold is None:
         return one == other
     rounded = get_method(one.method).rounded
     return rounded(one.threshold) == rounded(other.threshold)

@@ -17,7 +17,6 @@ from service.report.wording import (
     role_words,
     setting_words,
     span,
-    threshold,
 )
 from service.schemas import RecommendationOut, StudyOut
 from service.states import JobState
@@ -216,10 +215,3 @@ def compared_words(findings: Findings) -> str:
     if findings.best is not None and findings.best.setting == findings.current:
         named[0] += " (which is today's value)"
     return f"The charts compare {'; '.join(named)}." if named else ""
-
-
-def threshold_words(answer: RecommendationOut) -> str:
-    """The threshold with its name, for the page's title."""
-    return (
-        "off" if answer.setting.is_off else f"{answer.threshold_name} = {threshold(answer.setting.threshold)}"
-    )

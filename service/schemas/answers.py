@@ -100,7 +100,8 @@ class NeighbourOut(Model):
         study_id: the study that found it.
         workload: what was trained there.
         verdict: there; ``no_difference`` and ``do_not_clip`` carry *off* over.
-        setting: what it suggests here: the same kappa, times the median norm that was asked about.
+        setting: what it suggests here: the same kappa, times the median norm that was asked about; a tuned learning
+            rate there as a factor on the one that was asked about.
         interval: equally good thresholds there, carried over by the same factor; None where there were none.
         kappa: threshold / median reference norm; None for a threshold that is relative to no norm, and for *off*.
         distance: see `service.recommendations.distance`; 0 is the same thing.
@@ -126,8 +127,9 @@ class RecommendationAnswer(Model):
     """What is known for a query.
 
     Attributes:
-        match: ``exact`` (same fingerprint, or none was asked for), ``workload`` (same workload with other
-            parameters: treat with care), ``similar`` (other workloads, by features) or ``none``.
+        match: ``exact`` (same fingerprint, or nothing but the workload was asked for), ``workload`` (same workload
+            with something else different: treat with care), ``similar`` (by what is trained, the workload's own
+            studies among them) or ``none``.
         recommendation: the newest that matches; None for ``similar`` and ``none``.
         reason: why it is this one, or why there is none, in a sentence.
         neighbours: for ``similar``, at most five, the nearest first.
@@ -156,7 +158,7 @@ class WarmStart(Model):
 
 
 class StudyError(Model):
-    """Why a study ended without a recommendation."""
+    """Why a study's newest job ended without a recommendation; of an extension, the version before stands."""
 
     code: str
     detail: str

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Strict
 
 from tuner.errors import SpecError
 from tuner.parameters import ParameterValue
@@ -52,15 +54,16 @@ class ExtendRequest:
 
     Attributes:
         num_seeds: further fresh seeds, 1 to 64; null takes as many as the newest recommendation says would about
-            settle it.
+            settle it, or goes on with an extension that was cancelled or failed.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    num_seeds: int | None = None
+    num_seeds: Annotated[int, Strict()] | None = None
 
     def __post_init__(self) -> None:
-        if self.num_seeds is not None and not 1 <= self.num_seeds <= MAX_CONFIRM_SEEDS:
+        count = self.num_seeds
+        if count is not None and (isinstance(count, bool) or not 1 <= count <= MAX_CONFIRM_SEEDS):
             raise SpecError(
                 "num_seeds", f"must be a whole number between 1 and {MAX_CONFIRM_SEEDS}, got {self.num_seeds}"
             )

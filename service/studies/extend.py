@@ -7,6 +7,7 @@ row locked: of two extensions at once the second one finds a study that runs.
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -23,8 +24,10 @@ from service.studies.submit import Submitted
 from tuner.evidence import Verdict
 from tuner.spec import MAX_CONFIRM_SEEDS, StudySpec
 
-#: Settings that are compared on fresh seeds: the leader, *off*, today's value, and *off* at the matched rate.
-MAX_CONFIRMED = 4
+#: Settings that are trained on fresh seeds at most: *off*, today's value, and three leaders (one that diverges gives
+#: way), each with *off* at its matched rate: 2 + 2 x `tuner.search.confirmation.MAX_LEADERS`, which is not imported
+#: because the search is not for the API.
+MAX_CONFIRMED = 8
 
 
 def extend(
@@ -43,7 +46,8 @@ def extend(
         session: a `Database.write` transaction; an exception must roll it back.
         queue: where the new job goes.
         study_id: the study.
-        num_seeds: how many, at least 1; None takes what the newest recommendation says would about settle it.
+        num_seeds: how many, at least 1; None takes what the newest recommendation says would about settle it, or goes
+            on with an extension that was cancelled or failed.
         wanted: the request's key; its tenant owns the study.
         settings: ``max_lane_steps`` and ``max_attempts``.
         now: replaces the database's clock in tests, in milliseconds.
@@ -54,7 +58,7 @@ def extend(
     Raises:
         NotFoundError: ``study_not_found``.
         ConflictError: ``study_not_done``, ``nothing_to_extend``, ``already_settled`` or ``not_settleable``.
-        InvalidRequestError: ``too_many_seeds``, ``budget_exceeded`` or ``idempotency_key_reused``.
+        InvalidRequestError: ``too_few_seeds``, ``too_many_seeds``, ``budget_exceeded`` or ``idempotency_key_reused``.
     """
     at = database_now(session, now)
     if claim(session, wanted, study_id=study_id, now=at) is not None:
@@ -69,10 +73,14 @@ def extend(
     body = _newest_answer(session, study)
     spec = stored_spec(study.spec)
     before = spec.num_confirm_seeds + sum(study.extensions)
-    count = _settling_seeds(study_id, body, before) if num_seeds is None else num_seeds
+    count = num_seeds
+    if count is None:
+        # What was asked for before and not judged is trained with whatever comes next.
+        is_open = sum(study.extensions) > sum(body["provenance"].get("extensions", ()))
+        count = 0 if is_open else _settling_seeds(study_id, body, before)
     _require_room(before, count)
     _require_budget(spec, before + count, settings.max_lane_steps)
-    study.job_id, study.extensions = str(uuid.uuid4()), [*study.extensions, count]
+    study.job_id, study.extensions = str(uuid.uuid4()), [*study.extensions, *([count] if count else [])]
     queue.enqueue(
         session,
         job_id=study.job_id,
@@ -84,8 +92,8 @@ def extend(
     return Submitted(study_id, "created")
 
 
-def _newest_answer(session: Session, study: StudyRow) -> dict[str, object]:
-    """The recommendation that an extension starts from.
+def _newest_answer(session: Session, study: StudyRow) -> dict[str, Any]:
+    """The recommendation that an extension starts from; it stands, however the study's newest job ended.
 
     Raises:
         ConflictError: ``study_not_done`` or ``nothing_to_extend``.
@@ -102,24 +110,37 @@ def _newest_answer(session: Session, study: StudyRow) -> dict[str, object]:
         .order_by(RecommendationRow.version.desc())
         .limit(1)
     )
-    body: dict[str, object] | None = session.execute(newest).scalar_one_or_none()
-    if state is not JobState.SUCCEEDED or body is None:
+    body: dict[str, Any] | None = session.execute(newest).scalar_one_or_none()
+    if body is None:
         raise ConflictError(
-            f"study {study.id} has {state.value}, so there is no comparison to extend: submit a new study",
+            f"study {study.id} ended {state.value} and without a recommendation, so there is no comparison to extend: "
+            "submit a new study",
+            code="nothing_to_extend",
+        )
+    if body["best"] is None:
+        raise ConflictError(
+            f"study {study.id} found no clip setting that could be compared with off, so there is no comparison to "
+            "extend: submit a new study, with another range or a lower learning rate",
             code="nothing_to_extend",
         )
     return body
 
 
-def _settling_seeds(study_id: str, body: dict[str, object], before: int) -> int:
-    """As many seeds as the recommendation asks for, or as are left.
+def _settling_seeds(study_id: str, body: dict[str, Any], before: int) -> int:
+    """As many seeds as the recommendation asks for.
 
     Raises:
         ConflictError: ``already_settled`` or ``not_settleable``.
     """
     more = body.get("more_seeds")
     if isinstance(more, int):
-        return min(more, max(MAX_CONFIRM_SEEDS - before, 1))
+        if before + more > MAX_CONFIRM_SEEDS:
+            raise ConflictError(
+                f"study {study_id} would need about {more} further fresh seeds, of the {MAX_CONFIRM_SEEDS} that "
+                f"a study has {_room(before)}: give num_seeds to narrow it all the same, or submit a study",
+                code="not_settleable",
+            )
+        return more
     if body["verdict"] != Verdict.INCONCLUSIVE:
         raise ConflictError(
             f"study {study_id} is settled ({body['verdict']}): give num_seeds to measure it on further seeds all the "
@@ -143,8 +164,7 @@ def _require_room(before: int, count: int) -> None:
             ],
         )
     if before + count > MAX_CONFIRM_SEEDS:
-        left = MAX_CONFIRM_SEEDS - before
-        room = f"at most {left} more" if left > 0 else "none is left"
+        room = _room(before)
         raise InvalidRequestError(
             f"num_seeds is {count}, with {before} fresh seeds asked for before; a study has {MAX_CONFIRM_SEEDS} in "
             f"all: {room}",
@@ -153,6 +173,11 @@ def _require_room(before: int, count: int) -> None:
                 {"detail": f"must leave at most {MAX_CONFIRM_SEEDS} in all: {room}", "pointer": "/num_seeds"}
             ],
         )
+
+
+def _room(before: int) -> str:
+    left = MAX_CONFIRM_SEEDS - before
+    return f"at most {left} more" if left > 0 else "none is left"
 
 
 def lane_steps(spec: StudySpec, num_fresh_seeds: int) -> int:

@@ -268,18 +268,26 @@ def _study_out(study: StudyRow, job: JobRow, num_ended: int, result: dict[str, A
         if study.warm_start is None
         else tuple(map(WarmStart.model_validate, study.warm_start)),
         result=None if result is None else RecommendationOut.model_validate(result),
-        error=_study_error(state, job),
+        error=_study_error(state, job, result),
     )
 
 
-def _study_error(state: JobState, job: JobRow) -> StudyError | None:
+def _study_error(state: JobState, job: JobRow, result: dict[str, Any] | None) -> StudyError | None:
+    """Why the newest job ended without a recommendation; with one of before, the job was an extension."""
+    stands = ""
+    if result is not None:
+        version = result.get("version", 1)
+        stands = f"version {version} of the recommendation stands, and the study can be extended again"
     if state is JobState.FAILED:
         detail = job.last_error or "the study failed without a message; the worker's log has more"
+        if stands:
+            detail = f"the extension failed ({stands}): {detail}"
         return StudyError(code="study_failed", detail=detail)
     if state is JobState.CANCELLED:
-        return StudyError(
-            code="study_cancelled", detail="the study was cancelled before it had a recommendation"
-        )
+        detail = f"the extension was cancelled: {stands}"
+        if not stands:
+            detail = "the study was cancelled before it had a recommendation"
+        return StudyError(code="study_cancelled", detail=detail)
     return None
 
 

@@ -156,8 +156,10 @@ class StudyRunner:
             except TrainingError as error:
                 self._drop_process(error)
                 if attempt == self._settings.max_attempts:
+                    # The lines behind it are a traceback; they are in the log.
+                    first_line = str(error).partition("\n")[0]
                     raise StudyFailedError(
-                        f"the probe failed {attempt} times; the last time: {error}"
+                        f"the probe failed {attempt} times; the last time: {first_line}"
                     ) from error
                 self._pause(attempt * random.uniform(0.5, 1.0))
             else:

@@ -191,7 +191,8 @@ def test_clipping_twice_is_clipping_once_without_a_state(method: str, seed: int,
     once = clip(clipper, rows(3, seed, scale), {})
     twice = clip(clipper, once.grads, {})
     # torch's 1e-6 in the denominator costs up to 1e-6 / threshold more; a tensor's part of it is smaller still.
-    torch.testing.assert_close(twice.grads, once.grads, rtol=3e-4, atol=1e-7)
+    # The lowest threshold tried is 1e-3.
+    torch.testing.assert_close(twice.grads, once.grads, rtol=3e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", ALL)

@@ -150,7 +150,7 @@ class Api:
                 reference=reference,
                 recommendation=dataclasses.replace(RECOMMENDATION, **changes),
                 snippets={"pytorch": "torch.nn.utils.clip_grad_norm_(model.parameters(), 0.42)"},
-                provenance={"torch": "2.13.0", "device": "cpu"},
+                provenance={"torch": "2.13.0", "device": "cpu", "extensions": list(study.extensions)},
             ).id
 
     def succeed(self, study_id: str, **changes: Any) -> str:

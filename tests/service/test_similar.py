@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -14,7 +15,7 @@ from service.recommendations.carrying import carry_over
 from service.recommendations.distance import UNKNOWN, Subject, compare
 from service.recommendations.fingerprint import study_fingerprint
 from tuner.evidence import Features, NormSketch, Reference, Verdict
-from tuner.spec import OFF_SETTING, ClipSetting, StudySpec, study_spec
+from tuner.spec import OFF_SETTING, RATE_SCALES, ClipSetting, StudySpec, study_spec
 
 
 def reference(median_norm: float = 0.24, **changes: Any) -> Reference:
@@ -122,6 +123,33 @@ def test_what_is_relative_to_no_known_norm_is_not_rescaled() -> None:
     assert carry_over(value, None, kappa=0.5, medians={"max_abs": 0.0}) is None
 
 
+@pytest.mark.parametrize(
+    ("scale", "there", "here", "expected"),
+    [
+        (0.5, 0.1, 0.2, 0.25),
+        (0.5, 0.3, 0.9, 0.167),
+        (2.0, 1.0, 1.0, 2.0),
+        # Nothing was tuned there: the rate here is left alone too.
+        (1.0, 0.1, 0.2, 1.0),
+        (1.0, None, None, 1.0),
+        (0.5, None, 0.2, None),
+        (0.5, 0.1, None, None),
+        (0.5, 0.0, 0.2, None),
+        (9000.0, 1.0, 0.1, RATE_SCALES[1]),
+        (2e-4, 0.1, 1.0, RATE_SCALES[0]),
+    ],
+)
+def test_a_tuned_rate_is_carried_over_as_a_rate(
+    scale: float, there: float | None, here: float | None, expected: float | None
+) -> None:
+    for text in ("global_norm:0.5", "autoclip:80", "none"):
+        setting = dataclasses.replace(ClipSetting.parse(text), learning_rate_scale=scale)
+        found = carry_over(
+            setting, None, kappa=2.0, medians={"l2_norm": 1.0}, rate_there=there, rate_here=here
+        )
+        assert (None if found is None else found.setting.learning_rate_scale) == expected
+
+
 def test_the_fingerprint_tells_models_apart() -> None:
     spec = StudySpec(workload="w", parameters={"hidden": 8})
     seen = study_fingerprint(spec, reference().features)
@@ -200,6 +228,21 @@ def test_a_threshold_of_another_quantity_is_refused(api: Any) -> None:
     assert "recommends value, whose threshold is not relative" in ask(api)["reason"]
 
 
+def test_a_tuned_rate_is_a_factor_on_the_rate_that_was_asked_about(api: Any) -> None:
+    store(api, setting=ClipSetting.parse("global_norm:0.42@0.5"))
+    (nearest,) = ask(api, learning_rate=2.0)["neighbours"]
+    assert nearest["setting"] == {"method": "global_norm", "threshold": 0.84, "learning_rate_scale": 0.25}
+    refused = ask(api, learning_rate=None)
+    assert refused["match"] == "none" and refused["neighbours"] == []
+    assert "0.5 times its learning rate" in refused["reason"] and "give learning_rate" in refused["reason"]
+
+
+def test_a_tuned_rate_of_an_unknown_base_is_refused(api: Any) -> None:
+    store(api, setting=ClipSetting.parse("global_norm:0.42@0.5"), features={"learning_rate": None})
+    reason = ask(api)["reason"]
+    assert "is not known there" in reason and "submit a study" in reason
+
+
 def test_an_unsettled_newest_version_hides_the_settled_one(api: Any) -> None:
     study_id, _ = store(api)
     api.recommend(study_id, reference=reference(), verdict=Verdict.INCONCLUSIVE)
@@ -220,10 +263,27 @@ def test_the_workload_goes_first(api: Any) -> None:
     assert body is not None
     exact = ask(api, workload="charlm-rnn", fingerprint=body["fingerprint"])
     assert exact["match"] == "exact" and exact["neighbours"] == []
+    assert ask(api, fingerprint=body["fingerprint"]) == exact
     assert ask(api, workload="charlm-rnn", fingerprint="0" * 16)["match"] == "similar"
     assert ask(api, workload="other")["match"] == "similar"
+    assert ask(api, fingerprint="0" * 16)["match"] == "similar"
     refused = ask(api, workload="charlm-rnn", fingerprint="0" * 16, median_norm=None)
     assert refused["match"] == "workload"
+
+
+def test_a_workload_does_not_outweigh_what_is_trained(api: Any) -> None:
+    """Its own studies are compared by their features like all others."""
+    store(api, features={"learning_rate": 4.0})
+    near, _ = store(api)
+    store(api, features={"learning_rate": 2.0})
+    answer = ask(api, workload="charlm-rnn")
+    assert (answer["match"], answer["neighbours"][0]["study_id"]) == ("similar", near)
+    far = ask(api, workload="charlm-rnn", learning_rate=1e-4)
+    assert far["match"] == "workload" and far["recommendation"]["workload"] == "charlm-rnn"
+    for words in ("the newest of the same workload", "nothing similar was found", "at distance 4.00"):
+        assert words in far["reason"]
+    plain = api.http.get("/v1/recommendations", params={"workload": "charlm-rnn"}).json()
+    assert plain["match"] == "exact"
 
 
 def warm(api: Any, *, median_norm: float = 0.48, **fields: Any) -> list[dict[str, Any]]:
@@ -261,6 +321,17 @@ def test_what_a_study_would_not_search_is_not_taken_over(
 ) -> None:
     store(api, **stored)
     assert warm(api, **fields) == []
+
+
+def test_a_tuned_rate_is_taken_over_at_the_new_base(api: Any) -> None:
+    """0.5 of a base rate of 2 is the whole of a base rate of 1, and 0.5 of a base rate of 1 stays 0.5."""
+    wide = {"learning_rate_low": 0.1, "learning_rate_high": 2.0}
+    tuned = ClipSetting.parse("global_norm:0.42@0.5")
+    store(api, setting=tuned, features={"learning_rate": 2.0})
+    assert [each["setting"]["learning_rate_scale"] for each in warm(api, **wide)] == [1.0]
+    store(api, setting=tuned)
+    assert [each["setting"]["learning_rate_scale"] for each in warm(api, **wide)] == [0.5, 1.0]
+    assert [each["setting"]["learning_rate_scale"] for each in warm(api)] == [1.0]
 
 
 def test_equal_settings_are_taken_over_once(api: Any) -> None:

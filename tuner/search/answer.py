@@ -18,9 +18,10 @@ from tuner.evidence import (
 )
 from tuner.search import failure, reasons
 from tuner.search.confirmation import baseline, candidates, confirmed, lead, leaders, matched_setting
+from tuner.search.interval import untried
 from tuner.search.statistics import estimate, mean_value
 from tuner.search.verdict import Comparison, values_without_failures
-from tuner.spec import OFF_SETTING, ClipSetting, StudySpec
+from tuner.spec import MAX_CONFIRM_SEEDS, OFF_SETTING, ClipSetting, StudySpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +199,9 @@ class Answer:
             1. Without an effective clip trial: no difference if *off* is fine and no threshold was ever exceeded, do
                not clip if *off* is fine and every clip setting diverged, otherwise inconclusive.
             2. Without two common seeds: inconclusive.
-            3. What `tuner.search.verdict.Comparison` says of the best and *off*.
+            3. One objective in every run: no difference.
+            4. What `tuner.search.verdict.Comparison` says of the best and *off*; but not that clipping hurts, if
+               thresholds between the best and those that were never exceeded were not tried.
         """
         if self.best is None:
             return self._without_best()
@@ -206,11 +209,13 @@ class Answer:
             return Verdict.INCONCLUSIVE, reasons.off_is_missing(self.best.setting)
         if len(self.comparison.seeds) < 2:
             return Verdict.INCONCLUSIVE, reasons.too_few_seeds()
+        if self._is_constant:
+            return Verdict.NO_DIFFERENCE, reasons.constant(self.objective, self.off_estimate)
         verdict = self.comparison.judge()
         facts = reasons.Facts(
             best=self.best.setting,
-            value=self.estimate_of(self.best.setting),
-            off=self.off_estimate,
+            value=estimate(self.comparison.mine.values()),
+            off=estimate(self.comparison.theirs.values()),
             comparison=self.comparison,
             margin=self.margin,
             effect=self.spec.effect,
@@ -218,12 +223,16 @@ class Answer:
             is_fresh=self.is_fresh,
             more_seeds=self.more_seeds(verdict),
         )
-        reason = (
-            reasons.failed(verdict, facts)
-            if self.comparison.has_failures
-            else reasons.compared(verdict, facts)
-        )
-        return verdict, reason
+        if verdict is Verdict.DO_NOT_CLIP and (gap := untried(self.best.setting, self.trials)) is not None:
+            return Verdict.INCONCLUSIVE, reasons.only_tight(facts, *gap)
+        says = reasons.failed if self.comparison.is_by_ranks else reasons.compared
+        return verdict, says(verdict, facts)
+
+    @property
+    def _is_constant(self) -> bool:
+        """Whether every lane of the study ended with one and the same objective."""
+        values = {lane.value for trial in self.trials for lane in trial.lanes}
+        return len(values) == 1 and None not in values
 
     def more_seeds(self, verdict: Verdict) -> int | None:
         """Further fresh seeds that would about settle an inconclusive verdict.
@@ -240,7 +249,8 @@ class Answer:
         wanted = self.comparison.seeds_to_settle(self.num_looks + 1 if self.is_fresh else 1)
         if wanted is None:
             return None
-        return max(2, wanted - self.num_fresh_seeds)
+        more = max(2, wanted - self.num_fresh_seeds)
+        return more if self.num_fresh_seeds + more <= MAX_CONFIRM_SEEDS else None
 
     def setting(self, verdict: Verdict) -> ClipSetting:
         """What to train with.
@@ -250,16 +260,21 @@ class Answer:
 
         Returns:
             The best when clipping is recommended, *off* when it is not; when nothing is settled the one of the two
-            with the lower mean over all its seeds, those of the search included: every one tells something.
+            that failed less often, then of the lower mean, over all seeds: those of the search tell something too.
         """
         off = self.off.setting if self.off else OFF_SETTING
         if self.best is None or verdict in (Verdict.NO_DIFFERENCE, Verdict.DO_NOT_CLIP):
             return off
-        if verdict is Verdict.INCONCLUSIVE and self.off is not None:
-            mine, theirs = (self.all_lanes_of(trial.setting) for trial in (self.best, self.off))
-            if mean_value(lane.value for lane in theirs) <= mean_value(lane.value for lane in mine):
-                return off
+        is_open = verdict is Verdict.INCONCLUSIVE and self.off is not None
+        if is_open and self._burden(off) <= self._burden(self.best.setting):
+            return off
         return self.best.setting
+
+    def _burden(self, setting: ClipSetting) -> tuple[float, float]:
+        """Share of a setting's lanes that failed, then the mean of the others."""
+        lanes = self.all_lanes_of(setting)
+        sound = [lane.value for lane in lanes if not self.has_failed(lane)]
+        return 1 - len(sound) / max(1, len(lanes)), mean_value(sound)
 
     def _without_best(self) -> tuple[Verdict, str]:
         searched = [trial for trial in self.trials if trial.stage is Stage.SEARCH]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tuner.evidence import PairedDifference, Trial, TrialState
+from tuner.evidence import Trial, TrialState
+from tuner.methods import get_method
 from tuner.search.statistics import paired_difference
+from tuner.spec import ClipSetting
+
+#: A stretch of thresholds as wide as this, between settings that hurt and those that do nothing, leaves it open.
+WIDE_GAP = 2.0
 
 
 def values_by_seed(trial: Trial) -> dict[int, float | None]:
@@ -18,22 +23,6 @@ def values_by_seed(trial: Trial) -> dict[int, float | None]:
         Value by seed; None = diverged.
     """
     return {lane.seed: lane.value for lane in trial.lanes}
-
-
-def paired(one: Trial | None, other: Trial | None, *, num_candidates: int = 1) -> PairedDifference | None:
-    """Paired difference of two trials.
-
-    Args:
-        one: a trial, if there is one.
-        other: what it is compared with, likewise.
-        num_candidates: trials among which ``one`` was chosen by the same values, >= 1.
-
-    Returns:
-        Mean of ``one - other`` with its interval; None without both, or with fewer than two common seeds.
-    """
-    if one is None or other is None:
-        return None
-    return paired_difference(values_by_seed(one), values_by_seed(other), num_candidates=num_candidates)
 
 
 def equally_good(best: Trial, trials: Iterable[Trial], margin: float) -> tuple[float, float]:
@@ -70,11 +59,43 @@ def equally_good(best: Trial, trials: Iterable[Trial], margin: float) -> tuple[f
     )
 
 
+def untried(setting: ClipSetting, trials: Iterable[Trial]) -> tuple[float, float] | None:
+    """The stretch of thresholds below one that was never exceeded in which nothing was tried.
+
+    Args:
+        setting: a clip setting; what lies below it does not count.
+        trials: all ended trials.
+
+    Returns:
+        Both ends, if they are further apart than a factor of 2 on the method's axis; else None.
+    """
+    axis = get_method(setting.method)
+    above = {
+        trial.setting.threshold or 0.0: trial
+        for trial in trials
+        if trial.setting.method == setting.method
+        and trial.setting.learning_rate_scale == setting.learning_rate_scale
+        and (trial.setting.threshold or 0.0) > (setting.threshold or 0.0)
+    }
+    inert = [
+        threshold
+        for threshold, trial in above.items()
+        if trial.state is TrialState.COMPLETE and not any(lane.clip_fraction for lane in trial.lanes)
+    ]
+    if not inert:
+        return None
+    high = min(inert)
+    low = max(each for each in (*above, setting.threshold or 0.0) if each < high)
+    return (low, high) if axis.coordinate(high) > WIDE_GAP * axis.coordinate(low) else None
+
+
 def _last_as_good(best: Trial, side: Sequence[tuple[float, Trial]], margin: float, start: float) -> float:
     """The threshold before the first trial that is worse."""
     last = start
     for threshold, trial in side:
-        difference = None if trial.num_diverged else paired(trial, best)
+        difference = None
+        if not trial.num_diverged:
+            difference = paired_difference(values_by_seed(trial), values_by_seed(best))
         if difference is None or (difference.low > 0 and difference.mean >= margin):
             break
         last = threshold

@@ -88,9 +88,9 @@ def failed(verdict: Verdict, facts: Facts) -> str:
     seeds, total = facts.comparison.seeds, facts.seeds
     num_mine, num_theirs = (sum(values[seed] is None for seed in seeds) for values in (mine, theirs))
     found = (
-        f"Without clipping, training failed (diverged, or got less than half way) in {num_theirs} of {total}, and "
-        f"ended at {facts.objective} {_with_error(facts.off)} where it did not diverge; with {_named(facts.best)} it "
-        f"failed in {num_mine} and ended at {_with_error(facts.value)}."
+        f"Without clipping, training failed (diverged, or got less than half way) in {num_theirs} of {total}"
+        f"{_otherwise(facts.off, facts.objective)}; with {_named(facts.best)} it failed in {num_mine}"
+        f"{_otherwise(facts.value, facts.objective)}."
     )
     test = f"by ranks, p = {facts.comparison.p_value:.2g}"
     if verdict is Verdict.INCONCLUSIVE:
@@ -112,7 +112,8 @@ def never_exceeded(num_trials: int, highest: float) -> str:
     """
     return (
         f"No threshold tried was ever exceeded ({num_trials} clip settings trained to the end; the largest gradient "
-        f"norm was {highest:.3g} before clipping), so each of them trained exactly like off."
+        f"norm was {highest:.3g} before clipping), so each of them trained exactly like off. "
+        f"Thresholds below {highest:.3g} are the ones that would act: search there if you want to know about them."
     )
 
 
@@ -182,6 +183,45 @@ def too_few_seeds() -> str:
     return (
         "Fewer than 2 seeds have a value under both settings, so there is no error bar. Ask with more seeds."
     )
+
+
+def only_tight(facts: Facts, low: float, high: float) -> str:
+    """The best clip setting hurts, those that never act do nothing, and nothing in between was tried.
+
+    Args:
+        facts: the figures.
+        low: highest threshold tried below the gap.
+        high: lowest one that was never exceeded.
+
+    Returns:
+        Two sentences.
+    """
+    return (
+        f"{_named(facts.best)} is worse than off ({_with_error(facts.value)} against {_with_error(facts.off)}), and "
+        f"thresholds from {high:.3g} up were never exceeded, so they train like off; nothing between {low:.3g} and "
+        f"{high:.3g} was tried. Ask for more trials, or for a range around these two."
+    )
+
+
+def constant(objective: str, value: Estimate) -> str:
+    """Every run ended with the same objective.
+
+    Args:
+        objective: its name.
+        value: that of *off*.
+
+    Returns:
+        Two sentences.
+    """
+    shown = "" if value.mean is None else f" ({value.mean:.6g})"
+    return (
+        f"{objective} is the same{shown} in every run of the study, whatever the setting and the seed, so it says "
+        "nothing about clipping. Look at the workload's metric() and its held-out data."
+    )
+
+
+def _otherwise(value: Estimate, objective: str) -> str:
+    return "" if value.mean is None else f" and ended at {objective} {_with_error(value)} otherwise"
 
 
 def _more(facts: Facts) -> str:

@@ -71,7 +71,9 @@ def recommend(
     return Recommendation(
         verdict=verdict,
         setting=setting,
-        interval=equally_good(best, searched, answer.margin) if best and not setting.is_off else None,
+        interval=None
+        if best is None or setting.is_off or spec.tunes_learning_rate
+        else equally_good(best, searched, answer.margin),
         reason=reason,
         best=best.setting if best else None,
         value=answer.estimate_of(best.setting) if best else None,

@@ -46,7 +46,9 @@ def _never_exceeded(trials: Sequence[Trial]) -> str | None:
 def _nothing_beats_off(spec: StudySpec, trials: Sequence[Trial]) -> str | None:
     """No setting is better than *off* by what matters, even at the favourable end of its interval.
 
-    The spread of the paired differences is pooled over all settings, because three seeds say little about it.
+    The spread of the paired differences is pooled over all settings, because three seeds say little about it. They
+    share the runs of *off*, so they are not independent and the interval is a little short: this ends a search, it is
+    no verdict.
     """
     off, found = baseline(trials), candidates(trials)
     if off is None or off.num_diverged or len(found) < MIN_COMPLETE:
@@ -88,4 +90,4 @@ def _bracketed(trials: Sequence[Trial]) -> str | None:
     if place > below * BRACKET or above > place * BRACKET:
         return None
     low, high = axis.at_coordinate(below), axis.at_coordinate(above)
-    return f"thresholds on both sides of {leader} were tried closer than noise can tell ({low:.3g} and {high:.3g})"
+    return f"thresholds within 30 % on both sides of {leader} were tried ({low:.3g} and {high:.3g})"

@@ -18,8 +18,9 @@ from tuner.search.statistics import paired_difference, seeds_to_settle, signed_r
 
 #: A verdict by ranks needs a p-value of at most this.
 SIGNIFICANCE = 0.05
-#: Seeds of either setting that must have failed, all of them, for it to decide without a test.
-MIN_ALL_FAILED = 2
+#: Seeds that one side failed in, all there are, for it to decide without a test. Were both sides to fail alike, that
+#: would happen to one of them in at most 2 / 4**4 = 0.8 % of studies.
+MIN_ALL_FAILED = 4
 #: A verdict is not worth more seeds than this.
 MAX_SEEDS = 200
 #: Seeds up to which the exact distribution is worked out to say how many would do.
@@ -55,6 +56,16 @@ class Comparison:
         return any(self.mine[seed] is None or self.theirs[seed] is None for seed in self.seeds)
 
     @cached_property
+    def is_by_ranks(self) -> bool:
+        """Whether a seed failed under one setting alone, or no two are left without a failure.
+
+        A seed that fails under both says nothing about clipping.
+        """
+        if self.difference is None:
+            return self.has_failures
+        return any((self.mine[seed] is None) != (self.theirs[seed] is None) for seed in self.seeds)
+
+    @cached_property
     def ranked(self) -> tuple[float, ...]:
         """Differences by seed, inf where only mine failed, -inf where only the other did.
 
@@ -85,7 +96,7 @@ class Comparison:
             With failures: clip or do not clip if one side failed in every seed and the other in none, or if the test
             by ranks excludes chance; inconclusive otherwise. Without: see `judge_difference`.
         """
-        if self.has_failures:
+        if self.is_by_ranks:
             return self._judge_failures()
         if self.difference is None:
             return Verdict.INCONCLUSIVE
@@ -93,7 +104,11 @@ class Comparison:
 
     def _judge_failures(self) -> Verdict:
         favoured = Verdict.CLIP if sum(signed_ranks(self.ranked)) < 0 else Verdict.DO_NOT_CLIP
-        is_total = len(self.ranked) >= MIN_ALL_FAILED and set(self.ranked) in ({math.inf}, {-math.inf})
+        is_total = (
+            len(self.ranked) >= MIN_ALL_FAILED
+            and self.num_candidates == 1
+            and set(self.ranked) in ({math.inf}, {-math.inf})
+        )
         if is_total or self.p_value <= SIGNIFICANCE:
             return favoured
         return Verdict.INCONCLUSIVE
@@ -108,7 +123,7 @@ class Comparison:
             Seeds in all, at least one more than there are; None beyond 200, or without a difference.
         """
         least = len(self.seeds) + 1
-        if self.has_failures:
+        if self.is_by_ranks:
             found = self._seeds_by_ranks(num_intervals)
         elif self.difference is None:
             return None

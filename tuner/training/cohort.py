@@ -66,6 +66,11 @@ class Cohort:
     lanes: Lanes = "auto"
     ended: tuple[str, ...] = ()
 
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Ids of the trials with a clipper."""
+        return tuple(trial.id for trial in self.trials if not trial.setting.is_off)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; an infinity is written as None."""
         document = dataclasses.asdict(self)

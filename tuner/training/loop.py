@@ -226,7 +226,7 @@ class _CohortRun:
         """Learn what the held-out data say of every seed before the first step, where all its lanes are alike.
 
         Raises:
-            ProbeError: if a validation loss is not finite: nothing could be told from what follows.
+            ProbeError: if a validation loss is not finite, or a metric NaN: nothing could be told from what follows.
         """
         first = self.cohort.trials[0].id
         for lane, value in self.engine.evaluate(self._lanes(first)).items():
@@ -234,6 +234,11 @@ class _CohortRun:
                 raise ProbeError(
                     f"the validation loss before the first step is {value.loss} with seed {lane.seed}",
                     "check the initial weights and the held-out batches",
+                )
+            if math.isnan(value.objective):
+                raise ProbeError(
+                    f"the metric before the first step is nan with seed {lane.seed}",
+                    "check metric() and the held-out batches: every run would count as diverged",
                 )
             factor = self.cohort.divergence_factor
             self.state.bounds[lane.seed] = value.loss * factor if value.loss > 0 else math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import anyio.to_thread
@@ -33,7 +34,8 @@ async def find_recommendation(
         str | None, Query(max_length=255, pattern=_PRINTABLE, description="Name of the workload.")
     ] = None,
     fingerprint: Annotated[
-        str | None, Query(pattern="^[0-9a-f]{16}$", description="What is trained, from a study.")
+        str | None,
+        Query(pattern="^[0-9a-f]{16}$", description="What is trained, from a study; enough by itself."),
     ] = None,
     optimizer: Annotated[
         str | None,
@@ -60,15 +62,28 @@ async def find_recommendation(
         Query(ge=1e-30, le=1e30, description="Median L2 norm of the gradient at the start, before clipping."),
     ] = None,
 ) -> Response:
-    """The newest recommendation for a workload; without one, those of similar trainings, if ``optimizer`` is given.
+    """The newest recommendation of a fingerprint or a workload; with ``optimizer``, those of similar trainings.
+
+    A fingerprint's own answer goes first, then similar trainings, then the workload's newest. With a workload alone its
+    newest is the answer.
 
     Raises:
-        InvalidRequestError: ``query_incomplete`` without ``workload`` and ``optimizer``.
+        InvalidRequestError: ``query_incomplete`` without ``workload``, ``fingerprint`` and ``optimizer``.
     """
     found = None
-    if workload is not None:
+    described = (
+        optimizer,
+        num_parameters,
+        learning_rate,
+        batch_size,
+        precision,
+        model_signature,
+        median_norm,
+    )
+    is_described = any(each is not None for each in described)
+    if workload is not None or fingerprint is not None:
         found = await anyio.to_thread.run_sync(
-            _find, app, principal, workload, fingerprint, limiter=app.fast_reads
+            _find, app, principal, workload, fingerprint, is_described, limiter=app.fast_reads
         )
     if (found is None or found.match != "exact") and optimizer is not None:
         asked = Subject(
@@ -80,15 +95,16 @@ async def find_recommendation(
             model_signature=model_signature,
         )
         similar = await run_in_threadpool(_find_similar, app, principal, asked, median_norm)
-        # What was measured on the workload itself, if with other parameters, beats a refusal.
-        found = similar if found is None or found.match == "none" or similar.match == "similar" else found
+        found = recommendations.better_of(found, similar)
     if found is None:
         raise InvalidRequestError(
-            "the query names no workload and no optimizer: give workload, or optimizer with what else is known of the "
-            "training, to get what similar studies found",
+            "the query names no workload, no fingerprint and no optimizer: give workload, or optimizer with what else "
+            "is known of the training, to get what similar studies found",
             code="query_incomplete",
-            errors=[{"detail": "is missing: give it, or optimizer", "pointer": "query/workload"}],
+            errors=[{"detail": "is missing: give it, fingerprint or optimizer", "pointer": "query/workload"}],
         )
+    if optimizer is None and is_described and found.match == "workload":
+        found = replace(found, reason=f"{found.reason}; similar studies are looked for only with optimizer")
     response = answer(_document(found), headers={"Cache-Control": _SHORT}, with_etag=True)
     return not_modified(request, response) or response
 
@@ -130,9 +146,15 @@ def _find_similar(app: Services, principal: Principal, asked: Subject, median_no
         )
 
 
-def _find(app: Services, principal: Principal, workload: str, fingerprint: str | None) -> Found:
+def _find(
+    app: Services, principal: Principal, workload: str | None, fingerprint: str | None, is_described: bool
+) -> Found:
     return app.database.glance(
         lambda connection: recommendations.find(
-            connection, tenant_id=principal.tenant_id, workload=workload, fingerprint=fingerprint
+            connection,
+            tenant_id=principal.tenant_id,
+            workload=workload,
+            fingerprint=fingerprint,
+            is_described=is_described,
         )
     )

@@ -21,7 +21,7 @@ from service.schemas import ExtendRequest, Page, RecommendationOut, StudyOut, St
 from service.settings import Settings
 from service.states import JobState
 from service.studies import Claim
-from service.studies.extend import lane_steps
+from service.studies.extend import MAX_CONFIRMED, lane_steps
 from tuner.spec import canonical_digest
 
 router = APIRouter(tags=["studies"])
@@ -257,7 +257,7 @@ def _require_budget(body: StudyRequest, settings: Settings) -> None:
         ("num_trials", body.num_trials, settings.max_trials, "CLIPTUNE_MAX_TRIALS"),
         ("num_steps", body.num_steps, settings.max_steps, "CLIPTUNE_MAX_STEPS"),
         (
-            "(num_trials x num_seeds + 4 x num_confirm_seeds) x num_steps",
+            f"(num_trials x num_seeds + {MAX_CONFIRMED} x num_confirm_seeds) x num_steps",
             lane_steps(body, body.num_confirm_seeds),
             settings.max_lane_steps,
             "CLIPTUNE_MAX_LANE_STEPS",

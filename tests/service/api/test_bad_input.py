@@ -94,7 +94,7 @@ def assert_problem(response: Any, status: int, code: str, *words: str, pointer: 
             {"num_trials": 100, "num_steps": 10_000},
             "budget_exceeded",
             "/num_steps",
-            ["2240000", "at most 1000000", "CLIPTUNE_MAX_LANE_STEPS"],
+            ["+ 8 x num_confirm_seeds", "2480000", "at most 1000000", "CLIPTUNE_MAX_LANE_STEPS"],
         ),
         ({"num_trails": 4}, "invalid_request", "/num_trails", ["did you mean num_trials?"]),
         ({"zzz": 4}, "invalid_request", "/zzz", ["is no field here"]),
@@ -373,7 +373,14 @@ def test_a_wrong_query_is_named(api: Any, path: str, pointer: str) -> None:
 
 def test_a_query_without_workload_and_optimizer_says_what_to_give(api: Any) -> None:
     response = api.http.get("/v1/recommendations", params={"batch_size": 8})
-    assert_problem(response, 422, "query_incomplete", "give workload, or optimizer", pointer="query/workload")
+    assert_problem(
+        response,
+        422,
+        "query_incomplete",
+        "no fingerprint",
+        "give workload, or optimizer",
+        pointer="query/workload",
+    )
 
 
 @pytest.mark.parametrize(
@@ -382,6 +389,9 @@ def test_a_query_without_workload_and_optimizer_says_what_to_give(api: Any) -> N
         ('{"num_seeds": 0}', "invalid_spec", "/num_seeds"),
         ('{"num_seeds": 65}', "invalid_spec", "/num_seeds"),
         ('{"num_seeds": "many"}', "invalid_request", "/num_seeds"),
+        ('{"num_seeds": "5"}', "invalid_request", "/num_seeds"),
+        ('{"num_seeds": 5.0}', "invalid_request", "/num_seeds"),
+        ('{"num_seeds": true}', "invalid_request", "/num_seeds"),
         ('{"num_seed": 4}', "invalid_request", "/num_seed"),
         ("[]", "invalid_request", ""),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 from sqlalchemy import func, select
 
 from service.db.models import JobRow
+from service.settings import Settings
 from service.states import JobState
+from service.studies.extend import MAX_CONFIRMED
 from tuner.evidence import Verdict
+from tuner.search.confirmation import MAX_LEADERS
+from tuner.spec import OFF_SETTING
 
 OPEN = {"verdict": Verdict.INCONCLUSIVE, "more_seeds": 5}
 
@@ -59,8 +64,17 @@ def test_an_extended_study_runs_again_to_the_next_version(api: Any) -> None:
 def test_what_the_recommendation_asks_for_is_the_default(api: Any) -> None:
     assert api.extend(done(api, **OPEN)).json()["extensions"] == [5]
     api.acquire()
-    # As many as are left: 6 are the study's own, and 64 the most.
-    assert api.extend(done(api, **OPEN | {"more_seeds": 99})).json()["extensions"] == [58]
+    # 6 are the study's own, and 64 the most.
+    assert api.extend(done(api, **OPEN | {"more_seeds": 58})).json()["extensions"] == [58]
+
+
+def test_more_than_there_is_room_for_is_not_cut_silently(api: Any) -> None:
+    study_id = done(api, **OPEN | {"more_seeds": 59})
+    response = api.extend(study_id)
+    assert (response.status_code, response.json()["code"]) == (409, "not_settleable")
+    for words in ("about 59 further fresh seeds", "of the 64", "at most 58 more", "give num_seeds"):
+        assert words in response.json()["detail"]
+    assert api.extend(study_id, 58).json()["extensions"] == [58]
 
 
 def test_a_repeated_request_extends_once(api: Any) -> None:
@@ -111,6 +125,14 @@ def test_without_a_comparison_there_is_nothing_to_extend(api: Any) -> None:
         assert "submit a new study" in response.json()["detail"]
 
 
+def test_without_a_best_setting_there_is_nothing_to_compare(api: Any) -> None:
+    study_id = done(api, **OPEN | {"best": None, "setting": OFF_SETTING, "interval": None, "value": None})
+    for num_seeds in (4, None):
+        response = api.extend(study_id, num_seeds)
+        assert (response.status_code, response.json()["code"]) == (409, "nothing_to_extend")
+        assert "no clip setting that could be compared" in response.json()["detail"]
+
+
 def test_a_settled_study_is_extended_only_on_purpose(api: Any) -> None:
     study_id = done(api)
     response = api.extend(study_id)
@@ -143,10 +165,16 @@ def test_a_first_fresh_seed_does_not_come_alone(api: Any) -> None:
 
 def test_the_budget_holds_for_extensions_too(api: Any) -> None:
     study_id = done(api, {"num_steps": 10_000})
-    response = api.extend(study_id, 18)
+    # (4 x 2 + 8 x fresh seeds) x 10,000 <= 1,000,000: 11 fresh seeds, of which 6 are the study's own.
+    response = api.extend(study_id, 6)
     assert (response.status_code, response.json()["code"]) == (422, "budget_exceeded")
     assert "CLIPTUNE_MAX_LANE_STEPS" in response.json()["detail"]
-    assert api.extend(study_id, 17).status_code == 202
+    assert api.extend(study_id, 5).status_code == 202
+
+
+def test_the_budget_counts_whatever_may_be_confirmed() -> None:
+    assert MAX_CONFIRMED == 2 + 2 * MAX_LEADERS
+    assert f"{MAX_CONFIRMED} x fresh seeds" in str(Settings.model_fields["max_lane_steps"].description)
 
 
 def test_another_tenants_study_is_not_there(api: Any) -> None:
@@ -157,12 +185,50 @@ def test_another_tenants_study_is_not_there(api: Any) -> None:
     assert (response.status_code, response.json()["code"]) == (404, "study_not_found")
 
 
-def test_a_failed_extension_leaves_the_version_before(api: Any) -> None:
+def cancel(api: Any, study_id: str) -> None:
+    api.http.post(f"/v1/studies/{study_id}/cancel")
+
+
+def fail(api: Any, study_id: str) -> None:
+    lease = api.acquire()
+    assert lease.study_id == study_id
+    api.queue.finish(lease, JobState.FAILED, "broken")
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "words"),
+    [
+        (cancel, "cancelled", ["the extension was cancelled"]),
+        (fail, "failed", ["the extension failed", "broken"]),
+    ],
+)
+def test_an_extension_without_an_end_leaves_the_version_before(
+    api: Any, end: Callable[[Any, str], None], state: str, words: list[str]
+) -> None:
     study_id = done(api)
     api.extend(study_id, 4)
-    api.queue.finish(api.acquire(), JobState.FAILED, "broken")
+    end(api, study_id)
     study = api.http.get(f"/v1/studies/{study_id}").json()
-    assert (study["state"], study["error"]["detail"], study["result"]["version"]) == ("failed", "broken", 1)
+    assert (study["state"], study["error"]["code"]) == (state, f"study_{state}")
+    assert study["result"]["version"] == 1
+    for each in (*words, "version 1 of the recommendation stands", "can be extended again"):
+        assert each in study["error"]["detail"]
+    # Nothing more is asked for: it goes on where it stopped, settled or not.
+    again = api.extend(study_id).json()
+    assert (again["state"], again["error"], again["extensions"]) == ("queued", None, [4])
+    end(api, study_id)
+    assert api.extend(study_id, 3).json()["extensions"] == [4, 3]
+    api.succeed(study_id)
+    assert api.http.get(f"/v1/studies/{study_id}").json()["result"]["version"] == 2
+    assert api.extend(study_id).json()["code"] == "already_settled"
+
+
+def test_a_cancelled_extension_that_took_all_seeds_goes_on(api: Any) -> None:
+    study_id = done(api)
+    api.extend(study_id, 58)
+    cancel(api, study_id)
+    assert api.extend(study_id, 1).json()["code"] == "too_many_seeds"
+    assert api.extend(study_id).json()["extensions"] == [58]
 
 
 def events(api: Any, study_id: str, after: int = 0) -> list[dict[str, Any]]:

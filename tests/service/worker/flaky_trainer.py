@@ -48,6 +48,8 @@ FAULTS: dict[str, Callable[[Mapping[str, Any]], None]] = {
 
 def flawed(request: Mapping[str, Any], rehearsals: Any) -> Iterator[Any]:
     name, _, how_often = fault.partition(":")
+    if request["kind"] == "probe" and name == "raise-in-probe":
+        raise ValueError("no good\nin the second line")
     if request["kind"] == "cohort" and name == "exit-after-results" and not marker.exists():
         marker.touch()
         for message in answer(request, rehearsals):

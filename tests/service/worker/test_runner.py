@@ -148,6 +148,15 @@ def test_study_with_too_many_failed_trials_fails_with_the_reason(
         runner.run()
 
 
+def test_probe_that_always_fails_says_why_without_its_traceback(lease: Lease, start: Start) -> None:
+    runner = start("raise-in-probe", lease)
+    runner._settings = Settings(max_attempts=1)
+    with pytest.raises(StudyFailedError) as caught:
+        runner.run()
+    assert str(caught.value) == "the probe failed 1 times; the last time: ValueError: no good"
+    assert "flaky_trainer.py" in str(caught.value.__cause__)
+
+
 def test_cohort_without_results_is_bad_output(
     database: Database, queue: Queue, lease: Lease, start: Start
 ) -> None:
@@ -301,6 +310,26 @@ def test_study_is_confirmed_on_fresh_seeds_and_extended(
     assert (one.version, two.version, two.body["num_fresh_seeds"]) == (1, 2, 5)
     assert one.body == first.body and two.body["provenance"]["extensions"] == [3]
     assert [each["version"] for each in events_of(database, lease, "recommendation")] == [1, 2]
+
+
+def test_cancelled_extension_goes_on_where_it_stopped(
+    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], start: Start
+) -> None:
+    lease = lease_of(CONFIRMED)
+    run(database, queue, lease, start)
+    for number, (num_seeds, outcome) in enumerate([(3, JobState.CANCELLED), (None, JobState.SUCCEEDED)]):
+        with database.write() as session:
+            claim = Claim(tenant_id="t", route="r", key=f"k{number}", body_sha256="b")
+            options: dict[str, Any] = {"num_seeds": num_seeds, "wanted": claim, "settings": Settings()}
+            extend(session, queue, study_id=lease.study_id, **options)
+        lease_now = queue.acquire(str(uuid.uuid4()), ["study"])
+        assert lease_now is not None
+        if outcome is JobState.CANCELLED:
+            queue.finish(lease_now, outcome)
+        else:
+            run(database, queue, lease_now, start)
+    (one, two) = recommendations_of(database, lease)
+    assert (one.body["num_fresh_seeds"], two.version, two.body["num_fresh_seeds"]) == (2, 2, 5)
 
 
 def test_second_study_begins_with_what_the_first_one_found(

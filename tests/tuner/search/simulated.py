@@ -98,7 +98,7 @@ def train(spec: StudySpec, reference: Reference, trials: Iterable[Trial], world:
     while (cohort := plan_cohort(spec, reference, {}, known.values())) is not None:
         going = {each.id: each for each in cohort.trials}
         protected = [each.id for each in cohort.trials if each.protected]
-        prune = halving(cohort.rung_steps)
+        prune = halving(cohort.rung_steps, cohort.clips)
         for step in cohort.rung_steps:
             lanes = {
                 name: tuple(world.lane(each.setting, seed, step) for seed in cohort.seeds)

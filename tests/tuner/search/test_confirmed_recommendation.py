@@ -164,8 +164,10 @@ def test_more_seeds_are_those_beyond_the_fresh_ones(answer: Callable[..., Recomm
         ((None, 2.0, 2.1, 2.2, 2.3), (1.0,) * 5, Verdict.INCONCLUSIVE),
         ((None,) * 5, (1.0,) * 5, Verdict.CLIP),
         # A dead network at a finite loss is a failure like any other: from 100 to 1, half of the way is 10.
-        ((60.0, 60.0, 60.0), (1.0, 1.1, 1.2), Verdict.CLIP),
-        ((60.0, None, 99.0), (1.0, 1.1, 1.2), Verdict.CLIP),
+        ((60.0, 60.0, 60.0, 60.0), (1.0, 1.1, 1.2, 1.3), Verdict.CLIP),
+        ((60.0, None, 99.0, None), (1.0, 1.1, 1.2, 1.3), Verdict.CLIP),
+        # Three seeds are too few for that.
+        ((60.0, None, 99.0), (1.0, 1.1, 1.2), Verdict.INCONCLUSIVE),
         # Far away, but less than half: no failure; -8, -8.1, -7.9 decide as numbers.
         ((9.0, 9.2, 9.1), (1.0, 1.1, 1.2), Verdict.CLIP),
     ],

@@ -30,9 +30,11 @@ INF = math.inf
         # A cohort worse than its history ends whole.
         ({"a": [5.0], "b": [6.0]}, [1.0, 2.0], [], ("a", "b")),
         # Equal means are kept together, beyond the half ...
-        ({"a": [1.0], "b": [1.0], "c": [1.0], "d": [2.0]}, [], [], ("d",)),
-        # ... and ended together: 1, 1, 3, 3.
-        ({"a": [3.0], "b": [3.0]}, [1.0, 1.0], [], ("a", "b")),
+        ({"a": [1.0], "b": [1.0], "c": [1.0], "d": [3.0]}, [0.5, 2.0], [], ("d",)),
+        # ... and ended together: 1, 1.5, 3, 4.
+        ({"a": [3.0], "b": [3.0]}, [1.0, 1.5, 4.0], [], ("a", "b")),
+        # Three distinct values are too few, however often they occur.
+        ({"a": [1.0], "b": [1.0], "c": [1.0], "d": [2.0]}, [1.5], [], ()),
         # One diverged seed makes the mean infinite: 1, 1.5, 2, inf.
         ({"a": [1.0, 1.0], "b": [2.0, 2.0], "c": [0.5, INF]}, [1.5], [], ("b", "c")),
         # Equal means count once: off and three that were never exceeded, 2, leave room for 3, the best half of 4.
@@ -55,6 +57,22 @@ INF = math.inf
 )
 def test_half_goes_on(values: dict, history: list, protected: list, expected: tuple) -> None:
     assert halve(values, history, protected, reduction_factor=2) == expected
+
+
+@pytest.mark.parametrize(
+    ("clips", "expected"),
+    [
+        # Off and four of its rates fill the best half; without a word about clipping all clip settings end.
+        ((), ("i", "x", "y", "z")),
+        # The best that clips goes on; i trains like off, z diverged.
+        (("i", "x", "y", "z"), ("i", "y", "z")),
+        (("i", "z"), ("i", "x", "y", "z")),
+    ],
+)
+def test_best_that_clips_goes_on(clips: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    values = {"off": [4.0, 4.0], "a": [1.0, 1.0], "b": [2.0, 2.0], "c": [2.5, 2.5], "d": [3.0, 3.0]}
+    values |= {"i": [4.0, 4.0], "x": [5.0, 5.0], "y": [6.0, 6.0], "z": [INF, 1.0]}
+    assert halve(values, [], ["off"], clips=clips, reduction_factor=2) == expected
 
 
 @pytest.mark.parametrize(

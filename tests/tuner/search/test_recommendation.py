@@ -130,14 +130,14 @@ def test_hopeless_comparison_says_so(reference: Reference, trial: MakeTrial) -> 
     ("off", "clip", "verdict", "words"),
     [
         # One seed of three, and all differences on one side: p = 2 / 2**3, however large they are.
-        ((None, 2.0, 2.2), (1.5, 1.6, 1.7), Verdict.INCONCLUSIVE, "in 1 of 3 paired seeds, and ended at"),
+        ((None, 2.0, 2.2), (1.5, 1.6, 1.7), Verdict.INCONCLUSIVE, "in 1 of 3 paired seeds and ended at"),
         ((None, 2.0, 2.2), (1.5, 1.6, 1.7), Verdict.INCONCLUSIVE, "That may be chance (by ranks, p = 0.25)."),
         # In every seed, against none.
         (
-            (None, None, None),
-            (1.5, 1.6, 1.7),
+            (None, None, None, None),
+            (1.5, 1.6, 1.7, 1.8),
             Verdict.CLIP,
-            "in 3 of 3 paired seeds, and ended at objective no value",
+            "in 4 of 4 paired seeds; with value 1 it failed in 0 and ended at objective 1.65",
         ),
         # Better where off survives, but it does not always.
         ((None, 1.0, 1.0), (1.5, 1.6, 1.7), Verdict.INCONCLUSIVE, "That may be chance (by ranks, p = 1)."),

@@ -186,7 +186,7 @@ def test_search_closes_in_on_the_best_and_ends_when_it_is_bracketed(
     trials = run(spec, reference, trial, [])
     end = Search.from_trials(spec, reference, trials).end
     assert end is not None
-    assert end.startswith("thresholds on both sides of global_norm:")
+    assert end.startswith("thresholds within 30 % on both sides of global_norm:")
     assert len(trials) < 60
     assert abs(math.log10(candidates(trials)[0].setting.threshold / 0.3)) < 0.1
 

@@ -121,9 +121,7 @@ def test_close_neighbours_on_both_sides_end_it(
     found = reason_to_stop(SPEC, leading(trial, *thresholds))
     assert (found is not None) is ends
     if found:
-        assert found.startswith(
-            "thresholds on both sides of global_norm:1 were tried closer than noise can tell"
-        )
+        assert found.startswith("thresholds within 30 % on both sides of global_norm:1 were tried")
 
 
 def test_neighbours_are_close_on_the_methods_own_axis(trial: MakeTrial) -> None:

@@ -48,11 +48,11 @@ def test_judgement_of_an_interval(mean: float, low: float, high: float, expected
 @pytest.mark.parametrize(
     ("mine", "theirs", "expected", "p_value"),
     [
-        # One side failed everywhere and the other nowhere: two seeds are enough, whatever the test says.
-        ((1.0, 1.0), (None, None), CLIP, 0.5),
-        ((None, None), (1.0, 1.0), NOT, 0.5),
-        # One seed is not, and neither is a seed less.
-        ((1.0,), (None,), OPEN, 1.0),
+        # One side failed everywhere and the other nowhere: four seeds are enough, whatever the test says.
+        ((1.0,) * 4, (None,) * 4, CLIP, 0.125),
+        ((None,) * 4, (1.0,) * 4, NOT, 0.125),
+        # Three are not, and neither is a seed less.
+        ((1.0,) * 3, (None,) * 3, OPEN, 0.25),
         ((1.0, 1.0, 1.0), (None, None, 1.1), OPEN, 0.25),
         # Both failed everywhere: there is nothing to choose.
         ((None, None, None), (None, None, None), OPEN, 1.0),
@@ -74,6 +74,18 @@ def test_failures_are_judged_by_ranks(
     assert found.has_failures
     assert found.p_value == p_value
     assert found.judge() is expected
+
+
+def test_failing_everywhere_decides_nothing_for_the_best_of_several() -> None:
+    assert compared((1.0,) * 5, (None,) * 5, num_candidates=3).judge() is OPEN
+
+
+def test_seed_that_fails_under_both_leaves_the_others_to_decide() -> None:
+    values = tuple(1.0 + 0.1 * seed for seed in range(5))
+    shifted = tuple(value - 0.5 for value in values)
+    assert compared((None, *values), (None, *values)).judge() is SAME
+    assert compared((None, *shifted), (None, *values)).judge() is CLIP
+    assert compared((None, *values), (*values, None)).judge() is OPEN
 
 
 def test_ranks_are_corrected_for_the_choice_and_the_looks() -> None:
