@@ -129,6 +129,11 @@ def test_interrupted_probe_leaves_no_process() -> None:
         while not (found := children.read_text().split()):
             assert time.monotonic() < deadline, "no training process was started"
             time.sleep(0.01)
+        # Python ignores an interrupt that comes in the middle of a fork.
+        while b"trainer" not in Path(f"/proc/{found[0]}/cmdline").read_bytes():
+            assert time.monotonic() < deadline, "the training process never began"
+            time.sleep(0.01)
+        time.sleep(0.3)
         running.send_signal(signal.SIGINT)
         assert running.wait(60) == 130
     deadline = time.monotonic() + 60
