@@ -55,7 +55,7 @@ def tune(
         LaneError: if the workload's code raised.
 
     Example:
-        >>> answer = tune("digits-mlp", num_trials=2, num_seeds=2, num_steps=5)
+        >>> answer = tune("digits-mlp", num_trials=2, num_seeds=2, num_steps=5, num_confirm_seeds=0)
         >>> answer.num_trials, answer.lane_steps
         (2, 20)
     """
