@@ -160,9 +160,16 @@ class Database:
         )
 
     def close(self) -> None:
-        """Close every pooled connection."""
-        self.engine.dispose()
-        self._glancer.dispose()
+        """Close every pooled connection; one that a thread still uses is closed when it comes back."""
+        for engine in (self.engine, self._glancer):
+            event.listen(engine, "checkin", _close_returned)
+            engine.dispose()
+
+
+def _close_returned(connection: Any, record: ConnectionPoolEntry) -> None:
+    # Its pool is gone, so nobody else would.
+    del connection
+    record.close()
 
 
 def _postgres_engine(url: str, pool_size: int) -> Engine:
