@@ -48,6 +48,15 @@ _BODIES = (
     "LossSketch",
     "LossCurve",
     "NormHistogram",
+    "AskRequest",
+    "LeaseOut",
+    "WaitingOut",
+    "HeartbeatRequest",
+    "ReportRequest",
+    "DirectiveOut",
+    "CompleteRequest",
+    "RunRecord",
+    "CompletedOut",
     "WorkloadOut",
     "MethodOut",
     "WorkerOut",
@@ -94,7 +103,11 @@ def render_cli() -> str:
             ("code", "meaning"),
             [
                 ("0", "done"),
-                ("1", "`recommend`: nothing is stored for this workload, nor for anything similar"),
+                (
+                    "1",
+                    "`recommend`: nothing is stored for this workload, nor for anything similar; `workload check`: "
+                    "there is something to fix",
+                ),
                 ("2", "usage or configuration, or a request that the service refused"),
                 ("3", "the service or its database can't be reached, or refuses the access key"),
                 ("5", "the study failed or was cancelled (`watch`, and `--wait` of `submit` and `extend`)"),
@@ -103,7 +116,7 @@ def render_cli() -> str:
         )
         + "\nThe last line of an error reads `cliptune: SENTENCE [CODE]`; [errors](errors.md) lists the codes.\n"
     ]
-    for name, command in group.commands.items():
+    for name, command in _commands(group):
         about = inspect.cleandoc(command.help or "").partition("\n\n")[0]
         parts.append(f"\n## cliptune {name}\n\n{about}\n")
         arguments = [
@@ -121,6 +134,15 @@ def render_cli() -> str:
         if options:
             parts.append("\n" + _table(("option", "meaning"), options))
     return "".join(parts)
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its full name, those of groups too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def render_http() -> str:
@@ -181,7 +203,16 @@ def render_http() -> str:
 
 
 #: Bodies that a caller sends, so that defaults matter.
-_SENT = ("StudyRequest", "ClipSetting", "ExtendRequest")
+_SENT = (
+    "StudyRequest",
+    "ClipSetting",
+    "ExtendRequest",
+    "AskRequest",
+    "HeartbeatRequest",
+    "ReportRequest",
+    "CompleteRequest",
+    "RunRecord",
+)
 _STUDY_FIELDS = ("name", *(each.name for each in dataclasses.fields(tuner.spec.StudySpec)))
 _EVENTS = [
     ("`queued`", "the study was stored, or extended"),

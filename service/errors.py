@@ -159,11 +159,15 @@ class TrainingError(ServiceError):
         cause: ``bug`` (exception, exit code or signal), ``stall``, ``bad_output``, ``oom`` or ``device_lost``
             (a SIGKILL that was not ours).
         trial_id: the trial it is about, when the process could tell.
+        is_final: whether the trial fails at once: whoever trained it has tried as often as is allowed.
     """
 
     code = "training_failed"
 
-    def __init__(self, detail: str, *, cause: str, trial_id: str | None = None) -> None:
+    def __init__(
+        self, detail: str, *, cause: str, trial_id: str | None = None, is_final: bool = False
+    ) -> None:
         self.cause = cause
         self.trial_id = trial_id
+        self.is_final = is_final
         super().__init__(detail)

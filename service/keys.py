@@ -30,11 +30,11 @@ from service.db.session import Database
 from service.errors import UnauthorizedError
 from service.settings import KEY_FILE
 
-Scope = Literal["read", "write", "admin"]
+Scope = Literal["read", "write", "worker", "admin"]
 
 #: The tenant that a first key belongs to.
 DEFAULT_TENANT = "default"
-ALL_SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
+ALL_SCOPES: tuple[Scope, ...] = ("read", "write", "worker", "admin")
 
 #: Header that a 401 carries.
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="cliptune"'}
@@ -54,7 +54,8 @@ class Principal:
     Attributes:
         key_id: id of the key, which may be logged.
         tenant_id: whose objects they see.
-        scopes: what they may do; ``admin`` may do everything.
+        scopes: what they may do; ``worker`` may ask for lanes of external studies and tell of them, and nothing
+            else; ``admin`` may do everything.
         signing_key: signs this key's page cursors; the same on every replica.
     """
 
@@ -64,8 +65,8 @@ class Principal:
     signing_key: bytes = field(repr=False)
 
     def may(self, scope: Scope) -> bool:
-        """Whether this is allowed; writing includes reading."""
-        implied = {"read": {"read", "write"}, "write": {"write"}, "admin": set[str]()}[scope]
+        """Whether this is allowed; writing includes reading, and training what was submitted (``worker``)."""
+        implied = {"read": {"read", "write"}, "worker": {"worker", "write"}}.get(scope, {scope})
         return bool(self.scopes & (implied | {"admin"}))
 
 

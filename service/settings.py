@@ -12,14 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
+from tuner.monitors import parse_monitor
+from tuner.workloads.registrations import Registrations, installed, parse_registrations, parse_sources
 
 PREFIX = "CLIPTUNE_"
 #: File in ``home`` that holds the first access key; only its owner can read it.
 KEY_FILE = "key"
+_ALLOW_LIST = "CLIPTUNE_WORKLOADS"
 #: Read by the test suite and the benchmarks, not by the service.
 FOREIGN = frozenset({"CLIPTUNE_TEST_POSTGRES_URL"})
 
@@ -118,8 +121,29 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         default=3, ge=1, le=100, description="Times a job or trial may end in an error before it fails."
     )
+    external_studies: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        description="Studies whose trials people train elsewhere that one worker looks after at the same time.",
+    )
     max_failed_trials: int = Field(
         default=5, ge=0, description="Trials of a study that may fail before the study fails."
+    )
+    workloads: str = Field(
+        default="",
+        description="Workloads of your own that workers may train, NAME=MODULE:ATTRIBUTE separated by commas: a "
+        "Workload class or a training function, importable from PYTHONPATH. Read by workers.",
+    )
+    workload_sources: str = Field(
+        default="built_in,entry_points",
+        description="Where workloads come from besides CLIPTUNE_WORKLOADS: built_in, entry_points (group "
+        "cliptune.workloads of installed packages), both separated by a comma, or none. Read by workers.",
+    )
+    monitor: str = Field(
+        default="",
+        description="Where norms, clip fraction, losses and the objective of every trial that ends are shown: "
+        "tensorboard:FOLDER, wandb:PROJECT or mlflow:ADDRESS; empty is nowhere. Read by workers.",
     )
     training_threads: int = Field(
         default=1,
@@ -155,6 +179,31 @@ class Settings(BaseSettings):
                 f"{self.lease_margin_seconds:g}: the grace must be shorter, or a training outlives its lease"
             )
         return self
+
+    @field_validator("workloads")
+    @classmethod
+    def _names_targets(cls, text: str) -> str:
+        parse_registrations(text, source=_ALLOW_LIST)
+        return text
+
+    @field_validator("workload_sources")
+    @classmethod
+    def _names_sources(cls, text: str) -> str:
+        parse_sources(text)
+        return text
+
+    @field_validator("monitor")
+    @classmethod
+    def _names_a_monitor(cls, text: str) -> str:
+        if text:
+            parse_monitor(text)
+        return text
+
+    @property
+    def registrations(self) -> Registrations:
+        """The workloads of this installation; nothing is imported."""
+        allowed = parse_registrations(self.workloads, source=_ALLOW_LIST)
+        return installed(parse_sources(self.workload_sources), allowed)
 
     @property
     def home_path(self) -> Path:

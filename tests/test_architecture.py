@@ -24,7 +24,13 @@ MAX_LINES = 400
 SCIENCE = {"torch", "optuna", "numpy", "scipy", "sklearn"}
 SERVER = {"sqlalchemy", "fastapi", "starlette", "alembic", "uvicorn"}
 #: Files that may read the environment: the settings, the entry points, and the launcher's allow-list.
-READS_ENVIRONMENT = ("service/settings.py", "service/cli/", "service/launchers/local.py")
+READS_ENVIRONMENT = (
+    "service/settings.py",
+    "service/cli/",
+    "service/launchers/local.py",
+    "tuner/inline/asking.py",
+    "tuner/inline/answer_cache.py",
+)
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -60,3 +60,16 @@ def test_vmap_variants_measures_and_compares() -> None:
     assert all(value > 0 for value in layout["milliseconds"].values())
     assert [row["case"] for row in equalities] == ["wide-mlp", "small-cnn"]
     assert all(row["prefix_ends_at_first_clipped_step"] for row in equalities)
+
+
+def test_integrations_compares_the_clipper_with_pytorch(tmp_path: Path) -> None:
+    kept = tmp_path / "integrations.jsonl"
+    rows, _ = rows_of(
+        "integrations.py", "clip", "--quick", "--settings", "global_norm:0.35,value:0.001", "--out", str(kept)
+    )
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == rows
+    assert [row["setting"] for row in rows] == ["global_norm:0.35", "value:0.001"]
+    for row in rows:
+        assert row["parameters"] >= 10_000_000
+        assert row["ratio"] > 0 and row["torch_seconds"] > 0
+        assert row["waits"] == 0

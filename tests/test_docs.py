@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 #: Pages whose transcripts are executed from top to bottom, each against its own study database.
-EXECUTED = [ROOT / "README.md", DOCS / "tutorial" / "first-study.md"]
+EXECUTED = [ROOT / "README.md", DOCS / "tutorial" / "first-study.md", DOCS / "how-to" / "ask-tell.md"]
 #: Where the pages say the service is.
 DEFAULT_URL = "http://127.0.0.1:8765"
 #: What a test does not do again: set-up, and the service itself, which the fixture starts.
@@ -262,11 +262,10 @@ def parsed_commands() -> Iterator[tuple[Block, list[str]]]:
             continue
         for line in lines:
             for part in re.split(r"\s(?:\||&&|;)\s", line.replace("\\\n", " ")):
-                words = shlex.split(part, comments=True)
-                while words and "=" in words[0]:
-                    words = words[1:]
-                if words[:1] == ["cliptune"]:
-                    yield block, words
+                if match := re.match(r"\s*(?:\w+=\S* +)*(cliptune .*)", part, re.DOTALL):
+                    words = shlex.split(match[1], comments=True)
+                    # What follows belongs to another program.
+                    yield block, words[: words.index("--")] if "--" in words else words
 
 
 def test_commands_and_options_exist() -> None:
@@ -275,16 +274,16 @@ def test_commands_and_options_exist() -> None:
     from service.cli.main import app
 
     group: Any = get_command(app)
-    known = {
-        name: {option for each in command.params for option in each.opts}
-        for name, command in group.commands.items()
-    }
     seen = set()
     for block, words in parsed_commands():
         options = {word.partition("=")[0] for word in words if word.startswith("--")}
         if len(words) > 1 and not words[1].startswith("-"):
-            assert words[1] in known, f"{block}: cliptune {words[1]} is no command"
-            assert options <= known[words[1]] | {"--help"}, f"{block}: {options - known[words[1]]}"
+            command, rest = group, words[1:]
+            while hasattr(command, "commands"):
+                assert rest and rest[0] in command.commands, f"{block}: {words} is no command"
+                command, rest = command.commands[rest[0]], rest[1:]
+            known = {option for each in command.params for option in each.opts}
+            assert options <= known | {"--help"}, f"{block}: {options - known}"
             seen.add(words[1])
     assert seen >= {"serve", "submit", "watch", "show", "recommend", "worker", "api"}
 

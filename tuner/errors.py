@@ -8,7 +8,8 @@ TunerError
 |-- ProbeError(ArithmeticError)          the probe found no gradient to scale thresholds by
 |-- UnsupportedModelError(ValueError)    a model that no engine can train under clip settings
 |-- CheckpointError(ValueError)          a checkpoint that does not verify, or is of another cohort
-`-- LaneError(RuntimeError)              a workload's own code raised while a lane trained
+|-- LaneError(RuntimeError)              a workload's own code raised while a lane trained
+`-- TrialPruned(TunerError)              asks a user's own training loop to stop here
 
 Each error carries the facts in fields and builds its own sentence: what was wrong, the value, the bound,
 the remedy. ``code`` is stable: the service answers with it over HTTP. Divergence of a training run is not
@@ -61,7 +62,10 @@ class UnknownWorkloadError(TunerError, LookupError):
     def __init__(self, workload: str, known: Iterable[str]) -> None:
         self.workload = workload
         self.known = tuple(sorted(known))
-        known_names = ", ".join(self.known) or "none yet (start a worker: it registers its workloads)"
+        known_names = (
+            ", ".join(self.known)
+            or "none yet (start a worker: it registers its workloads; CLIPTUNE_WORKLOADS names yours)"
+        )
         super().__init__(f"no workload is called {workload!r}; known workloads: {known_names}")
 
 
@@ -124,6 +128,20 @@ class CheckpointError(TunerError, ValueError):
         self.path = str(path)
         self.reason = reason
         super().__init__(f"checkpoint {path} {reason}; delete it to train from the first step")
+
+
+class TrialPruned(TunerError):
+    """Raised by ``trial.report`` to end a user's own training loop early: let it pass, and clean up as usual.
+
+    Attributes:
+        reason: why nothing more is to be trained, for example ``pruned at step 44`` or ``the study was cancelled``.
+    """
+
+    code = "trial_pruned"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"stop training this trial: {reason}")
 
 
 class LaneError(TunerError, RuntimeError):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from tuner.errors import ProbeError
 from tuner.records import LaneRecord as LaneRecord
 from tuner.records import LossSketch as LossSketch
 from tuner.records import NormSketch as NormSketch
@@ -90,23 +91,44 @@ class Features:
 class Reference:
     """What the probe measured at frozen weights: the scales that kappa is relative to.
 
+    An external training has no probe: what it reported of its first run without clipping stands for it.
+
     Attributes:
-        l2_norm: sketch of the L2 norm of the whole gradient, before clipping.
-        max_abs: sketch of the largest absolute element of the gradient.
-        num_batches: training batches measured, over all seeds.
+        l2_norm: sketch of the L2 norm of the whole gradient, before clipping; None if an external training told none.
+        max_abs: sketch of the largest absolute element of the gradient; None for external trainings.
+        num_batches: training batches measured, over all seeds; norms that an external training reported.
         spike_ratio: largest L2 norm / median; None if not measured.
         tail_index: Hill's estimate of the exponent of the L2 norms' tail; None if not measured, or with too few.
         smoothness: how the curvature grows with the gradient; None if it could not be estimated.
         features: what was measured; None in references of earlier versions.
     """
 
-    l2_norm: NormSketch
-    max_abs: NormSketch
+    l2_norm: NormSketch | None
+    max_abs: NormSketch | None
     num_batches: int
     spike_ratio: float | None = None
     tail_index: float | None = None
     smoothness: Smoothness | None = None
     features: Features | None = None
+
+    @property
+    def norms(self) -> NormSketch:
+        """``l2_norm``, where it is needed.
+
+        Raises:
+            ProbeError: if an external training told no norm.
+        """
+        if self.l2_norm is None:
+            raise ProbeError(
+                "no gradient norm was reported, so that no range of thresholds can be derived",
+                "report norms before clipping (cliptune run reads grad_norm), or give threshold_low and threshold_high",
+            )
+        return self.l2_norm
+
+    @property
+    def median_norm(self) -> float | None:
+        """Median L2 norm; None if no norm was told."""
+        return None if self.l2_norm is None else self.l2_norm.median
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ class ProgressBar:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if isinstance(event, ProbeMeasured):
-            self._say(f"probe: median norm {event.reference.l2_norm.median:.3g}")
+            self._say(f"probe: median norm {event.reference.norms.median:.3g}")
         elif isinstance(event, EngineChosen):
             how = f"{event.num_lanes} lanes together" if event.path == "lanes" else "one lane at a time"
             self._say(f"{how} ({event.reason})")

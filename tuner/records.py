@@ -8,6 +8,7 @@ default, so that its rows are still read.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,52 @@ from enum import StrEnum
 MAX_BINS, MAX_POINTS = 40, 64
 #: Bins per octave (doubling) of the finest grid; coarser grids have half as many, a quarter, and so on.
 BINS_PER_OCTAVE = 32
+#: The quantiles of a `NormSketch`.
+_SHARES = {"q01": 0.01, "q10": 0.1, "median": 0.5, "q90": 0.9, "q99": 0.99}
+
+
+def mean_known(values: Iterable[float | None]) -> float | None:
+    """The mean of the figures that are known.
+
+    Args:
+        values: None where a training did not tell.
+
+    Returns:
+        Their mean; None without any.
+
+    Example:
+        >>> mean_known([0.2, None, 0.4]), mean_known([None])
+        (0.30000000000000004, None)
+    """
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def tail_index(norms: Iterable[float]) -> float | None:
+    """Hill's estimate of how heavy the upper tail of norms is; `tuner.training.sketches.tail_indices` for numbers.
+
+    Args:
+        norms: >= 0; those that are not finite are left out.
+
+    Returns:
+        The exponent, > 0; None with fewer than 100 norms, and if the tail's values are all equal or begin at 0.
+
+    Example:
+        >>> round(tail_index((number / 1000) ** -0.5 for number in range(1, 1001)), 1)
+        2.0
+    """
+    ranked = sorted((norm for norm in norms if math.isfinite(norm)), reverse=True)
+    size = len(ranked) // 10
+    if size < 10 or ranked[size] <= 0:
+        return None
+    excess = sum(math.log(norm / ranked[size]) for norm in ranked[:size])
+    return size / excess if excess > 0 else None
+
+
+def _quantile(ranked: Sequence[float], share: float) -> float:
+    position = share * (len(ranked) - 1)
+    below = math.floor(position)
+    return ranked[below] + (ranked[math.ceil(position)] - ranked[below]) * (position - below)
 
 
 class Phase(StrEnum):
@@ -62,6 +109,34 @@ class NormSketch:
     first: float | None = None
     log_mean: float | None = None
     log_std: float | None = None
+
+    @classmethod
+    def of(cls, norms: Iterable[float]) -> NormSketch | None:
+        """Norms that a training told as numbers; `tuner.training.sketches` has the same for tensors.
+
+        Args:
+            norms: >= 0, in the order of the steps; those that are not finite are left out.
+
+        Returns:
+            The sketch, quantiles interpolated linearly; None without a finite norm.
+
+        Example:
+            >>> NormSketch.of([3.0, 1.0, 2.0]).median
+            2.0
+        """
+        told = [norm for norm in norms if math.isfinite(norm)]
+        if not told:
+            return None
+        ranked = sorted(told)
+        logs = [math.log(norm) for norm in ranked if norm > 0]
+        return cls(
+            **{name: _quantile(ranked, share) for name, share in _SHARES.items()},
+            min=ranked[0],
+            max=ranked[-1],
+            first=told[0],
+            log_mean=statistics.fmean(logs) if logs else None,
+            log_std=statistics.pstdev(logs) if logs else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,9 +321,10 @@ class LaneRecord:
         num_steps: steps taken, skipped ones included.
         divergence_step: step at which the loss or the gradient became non-finite, or the rung at which the objective
             passed the spec's bound; None if the lane did not diverge.
-        clip_fraction: share of steps whose gradient was scaled, clamped or skipped, in [0, 1].
-        mean_scale: mean factor on the gradient norm, in [0, 1]; 1 = never clipped.
-        norms: gradient norms before clipping; None if no step was finite.
+        clip_fraction: share of steps whose gradient was scaled, clamped or skipped, in [0, 1]; None if a training
+            outside of Cliptune did not tell.
+        mean_scale: mean factor on the gradient norm, in [0, 1]; 1 = never clipped; None likewise.
+        norms: gradient norms before clipping; None if no step was finite, or if none was told.
         num_non_finite: steps with a non-finite loss or gradient: the one that ended the lane, and overflows of
             half precision that were forgiven.
         num_skipped: steps that changed no weight: skipped by the clipper, or forgiven.
@@ -267,8 +343,8 @@ class LaneRecord:
 
     num_steps: int
     divergence_step: int | None
-    clip_fraction: float
-    mean_scale: float
+    clip_fraction: float | None
+    mean_scale: float | None
     norms: NormSketch | None
     num_non_finite: int
     num_skipped: int = 0
@@ -281,3 +357,8 @@ class LaneRecord:
     phases: tuple[PhaseSketch, ...] = ()
     curve: LossCurve | None = None
     histogram: NormHistogram | None = None
+
+    @property
+    def may_have_clipped(self) -> bool:
+        """Whether a gradient was scaled, clamped or skipped, as far as is known."""
+        return self.clip_fraction is None or self.clip_fraction > 0

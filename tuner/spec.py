@@ -25,6 +25,10 @@ MAX_CONFIRM_SEEDS = 64
 RATE_SCALES = (1e-4, 1e4)
 MAX_STEPS = 10_000_000
 MAX_LANES = 100_000
+#: Longest name of an objective, in characters.
+MAX_OBJECTIVE = 100
+#: What an external study minimizes unless it says otherwise.
+EXTERNAL_OBJECTIVE = "val_loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +107,7 @@ class StudySpec:
     """One question: which of these clip settings should this workload train with?
 
     Attributes:
-        workload: name of a registered workload.
+        workload: name of a registered workload; any name if ``external``.
         parameters: values for the workload's own parameters; the rest keep their defaults.
         methods: clipping methods to search, without ``none``, which is always a candidate.
         current: the setting in use today; always a candidate when given.
@@ -127,6 +131,10 @@ class StudySpec:
         lanes: how many lanes (settings x seeds) train as one batched program: ``auto`` measures what is fastest and
             fits, ``solo`` trains one at a time, a number from 1 to 100,000 is the most. The answer does not depend
             on it, up to rounding.
+        external: whether trials are trained by whoever asks for them (``cliptune run``, or ask and tell over HTTP)
+            instead of a worker; ``workload`` and ``parameters`` then say what is trained, in your own words.
+        objective: name of the number that external trainings report, to be minimized; None is ``val_loss``. Workloads
+            that workers train have their own.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -150,6 +158,8 @@ class StudySpec:
     divergence_factor: float = 3.0
     seed: int = 0
     lanes: Lanes = "auto"
+    external: bool = False
+    objective: str | None = None
 
     def __post_init__(self) -> None:
         if not self.workload:
@@ -172,6 +182,12 @@ class StudySpec:
             if isinstance(self.lanes, str):
                 raise SpecError("lanes", f"must be 'auto', 'solo' or a number, got {self.lanes!r}")
             _require_between("lanes", self.lanes, 1, MAX_LANES)
+        if self.objective is not None and not (self.external and 1 <= len(self.objective) <= MAX_OBJECTIVE):
+            reason = f"must have 1 to {MAX_OBJECTIVE} characters, got {len(self.objective)}"
+            raise SpecError(
+                "objective",
+                reason if self.external else "is the workload's own: leave it out, or set external",
+            )
         self._require_range()
         self._require_learning_rates()
 
@@ -209,6 +225,12 @@ class StudySpec:
                     "threshold_low",
                     "needs a single method, because methods differ in unit; leave the range out",
                 )
+        elif self.external and any(get_method(each).scale == "max_abs" for each in self.methods):
+            raise SpecError(
+                "threshold_low",
+                f"and threshold_high are needed for {', '.join(self.methods)}: external trainings report norms, not "
+                "the largest element",
+            )
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuner.evidence import Recommendation, Reference, Trial, TrialState
+from tuner.monitoring import TrialMonitors
+from tuner.monitors import open_monitor, parse_monitor
 from tuner.parameters import ParameterValue
 from tuner.progress import ProgressBar
 from tuner.search.confirmation import Asked
@@ -20,14 +22,18 @@ from tuner.training.cohort import Event, ProbeMeasured, RungReached, TrialEnded
 from tuner.training.loop import train_cohort
 from tuner.training.probe import measure_reference
 from tuner.training.rehearsals import Rehearsals
-from tuner.workloads import AnyWorkload, create_workload
+from tuner.user_loop.cohort import train_function_cohort
+from tuner.user_loop.probe import measure_function
+from tuner.workloads import AnyWorkload, FunctionWorkload, Workload, create_workload
+from tuner.workloads.function import Train
 
 
 def tune(
-    workload: AnyWorkload | str,
+    workload: AnyWorkload | FunctionWorkload | Train | str,
     *,
     parameters: Mapping[str, ParameterValue] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    monitor: str | None = None,
     device: str = "cpu",
     progress: bool | None = None,
     compiles: bool = False,
@@ -36,10 +42,14 @@ def tune(
     """Which clip setting should this workload train with?
 
     Args:
-        workload: a workload, or the name of a registered one.
-        parameters: values for a registered workload's parameters; leave out for an instance, which has its own.
+        workload: a workload, the name of a built-in one, or a training function ``train(trial)``, as it is or made by
+            `tuner.workloads.training_function`. A function trains in this process, where it likes.
+        parameters: values for the parameters of a built-in workload or of a training function; leave out for a
+            workload, which has its own.
         on_event: called with every event.
-        device: where to train, for example ``"cuda"``.
+        monitor: where every trial that ends is shown, one run per lane: ``tensorboard:FOLDER``, ``wandb:PROJECT`` or
+            ``mlflow:ADDRESS``; see `tuner.monitoring.TrialMonitors`.
+        device: where a workload trains, for example ``"cuda"``.
         progress: whether to show a progress bar; None shows one in a terminal or a notebook.
         compiles: whether batched programs are compiled with torch.compile, which takes tens of seconds per shape and
             makes each step faster: for long studies.
@@ -52,47 +62,83 @@ def tune(
     Raises:
         SpecError: if a field is unknown or out of bounds.
         UnknownWorkloadError: if no workload has that name.
-        LaneError: if the workload's code raised.
+        LaneError: if the workload's code raised, or a function does not clip or report.
+        ProbeError: if there is no usable gradient at the first weights.
+        MonitorError: if ``monitor`` names none.
 
     Example:
         >>> answer = tune("digits-mlp", num_trials=2, num_seeds=2, num_steps=5, num_confirm_seeds=0)
         >>> answer.num_trials, answer.lane_steps
         (2, 20)
     """
-    ready = create_workload(workload, parameters or {}) if isinstance(workload, str) else workload
+    ready = _ready(workload, parameters or {})
     spec = _spec(ready, fields)
+    monitors = None if monitor is None else _monitors(monitor, ready.objective)
     with ProgressBar(spec, is_shown=progress) as bar:
 
         def tell(event: Event) -> None:
             bar(event)
             if on_event is not None:
                 on_event(event)
+            if monitors is not None:
+                monitors(event)
 
-        reference = measure_reference(ready, spec.seeds, device=device)
+        if isinstance(ready, FunctionWorkload):
+            reference = measure_function(ready, spec.seeds, num_steps=spec.num_steps)
+        else:
+            reference = measure_reference(ready, spec.seeds, device=device)
         tell(ProbeMeasured(reference=reference))
-        trials = _train(spec, reference, ready, tell, device=device, compiles=compiles)
+        trials = _train(spec, reference, ready, tell, monitors=monitors, device=device, compiles=compiles)
     return recommend(spec, reference, trials.values(), objective=ready.objective)
+
+
+def _monitors(monitor: str, objective: str) -> TrialMonitors:
+    """Runs of the monitor that the text names; a wrong text is refused before anything is trained."""
+    parse_monitor(monitor)
+    return TrialMonitors(lambda run: open_monitor(monitor, run=run), objective=objective)
+
+
+def _ready(
+    workload: AnyWorkload | FunctionWorkload | Train | str, parameters: Mapping[str, ParameterValue]
+) -> AnyWorkload | FunctionWorkload:
+    """The workload to train."""
+    if isinstance(workload, str):
+        return create_workload(workload, parameters)
+    if isinstance(workload, Workload):
+        return workload
+    function = workload if isinstance(workload, FunctionWorkload) else FunctionWorkload.of(workload)
+    return function.create(parameters) if parameters else function
 
 
 def _train(
     spec: StudySpec,
     reference: Reference,
-    workload: AnyWorkload,
+    workload: AnyWorkload | FunctionWorkload,
     tell: Callable[[Event], None],
     *,
+    monitors: TrialMonitors | None,
     device: str,
     compiles: bool,
 ) -> dict[str, Trial]:
     """All trials of a study, trained; by id."""
     trials: dict[str, Trial] = {}
     rehearsals = Rehearsals()
+
+    def take(event: Event) -> None:
+        record(trials, event)
+        tell(event)
+
     while (asked := Search.from_trials(spec, reference, trials.values()).ask()) is not None:
         add(trials, asked)
+        if monitors is not None:
+            monitors.expect(trials.values())
         for ended in settled(trials.values()):
-            record(trials, ended)
-            tell(ended)
+            take(ended)
         cohort = plan_cohort(spec, reference, workload.parameter_values, trials.values())
         if cohort is None:
+            continue
+        if isinstance(workload, FunctionWorkload):
+            train_function_cohort(cohort, workload, tell=take)
             continue
         for event in train_cohort(
             cohort,
@@ -102,8 +148,7 @@ def _train(
             compiles=compiles,
             rehearsals=rehearsals,
         ):
-            record(trials, event)
-            tell(event)
+            take(event)
     return trials
 
 
@@ -146,7 +191,7 @@ def record(trials: dict[str, Trial], event: Event) -> None:
         )
 
 
-def _spec(workload: AnyWorkload, fields: Mapping[str, Any]) -> StudySpec:
+def _spec(workload: AnyWorkload | FunctionWorkload, fields: Mapping[str, Any]) -> StudySpec:
     """The study of a library call; a text or a setting may stand for ``current``."""
     document = {"workload": workload.name, "parameters": workload.parameter_values, **fields}
     current = document.get("current")

@@ -20,10 +20,11 @@ from service.api.deps import Services
 from service.api.edge import Edge
 from service.api.metrics import Metrics
 from service.api.openapi import describe
-from service.api.routes import catalog, events, operations, recommendations, studies
+from service.api.routes import catalog, events, operations, recommendations, studies, trials
 from service.db.session import Database
 from service.jobs.queue import Queue
 from service.keys import Keyring
+from service.lanes import LaneQueue
 from service.settings import Settings
 from service.studies import forget_idempotency_keys
 
@@ -32,6 +33,9 @@ _FORGET_SECONDS = 3600.0
 
 #: Threads that answer cheap queries; see `service.api.deps.Services`.
 FAST_READS = 2
+
+#: Threads that ask and tell of lanes; see `service.api.routes.trials.LaneCalls`.
+LANE_THREADS = {"sqlite": 1, "postgresql": 8}
 
 _log = structlog.get_logger()
 
@@ -48,6 +52,12 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     """
     metrics = Metrics(database)
     queue = Queue(database, lease_seconds=settings.lease_seconds, max_lost=settings.max_lost)
+    lanes = LaneQueue(
+        database,
+        lease_seconds=settings.lease_seconds,
+        max_attempts=settings.max_attempts,
+        max_lost=settings.max_lost,
+    )
     services = Services(settings, database, queue, Keyring(database), metrics, CapacityLimiter(FAST_READS))
 
     @asynccontextmanager
@@ -55,6 +65,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         del app
         tasks = [
             asyncio.create_task(_repeat(queue.reap, settings.reap_seconds)),
+            asyncio.create_task(_repeat(lanes.reap, settings.reap_seconds)),
             asyncio.create_task(_repeat(services.keyring.record_use, settings.reap_seconds)),
             asyncio.create_task(_repeat(lambda: forget_idempotency_keys(database), _FORGET_SECONDS)),
         ]
@@ -76,11 +87,12 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.services = services
+    app.state.lanes = trials.LaneCalls(lanes, LANE_THREADS[database.dialect])
     problems.install(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_middleware(Edge, settings=settings, metrics=metrics)
     # The router tries them in this order: the most frequent query comes first.
-    for module in (recommendations, studies, events, catalog, operations):
+    for module in (recommendations, trials, studies, events, catalog, operations):
         app.include_router(module.router)
     describe(app)
     return app

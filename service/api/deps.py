@@ -135,5 +135,6 @@ async def _study_id(study_id: Annotated[str, Path(max_length=100)]) -> str:
 App = Annotated[Services, Depends(_services)]
 Reader = Annotated[Principal, Depends(_require("read"))]
 Writer = Annotated[Principal, Depends(_require("write"))]
+Asker = Annotated[Principal, Depends(_require("worker"))]
 StudyId = Annotated[str, Depends(_study_id)]
 JsonBody = Depends(_require_json)

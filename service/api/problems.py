@@ -89,12 +89,16 @@ KINDS: dict[str, Kind] = {
     "key_missing": Kind(401, "Access key missing", "Send the header Authorization: Bearer KEY."),
     "key_revoked": Kind(401, "Access key revoked", "Ask for a new key."),
     "key_unknown": Kind(401, "Access key unknown", "Check that the key belongs to this service."),
+    "lease_lost": Kind(409, "Lease is lost", "Stop this training, and ask for another lane."),
     "malformed_json": Kind(400, "Body is not JSON", "Correct the JSON at the position that is named."),
     "method_not_allowed": Kind(405, "Method not allowed", "Use a method that the Allow header lists."),
     "name_taken": Kind(409, "Name belongs to another study", "Choose another name."),
     "no_recommendation_yet": Kind(404, "No recommendation yet", "Wait until the study has succeeded."),
     "no_worker": Kind(
         503, "No worker", "Start one with `cliptune worker`, or all together with `cliptune serve`."
+    ),
+    "not_external": Kind(
+        409, "Study is trained by workers", "Submit a study with external set, to train its trials yourself."
     ),
     "not_found": Kind(404, "Not found", "Check the id; it may belong to another key's tenant."),
     "query_incomplete": Kind(
@@ -109,13 +113,23 @@ KINDS: dict[str, Kind] = {
         "Give num_seeds to try all the same, or submit a study with a larger effect.",
     ),
     "nothing_to_extend": Kind(409, "No comparison to extend", "Submit a new study."),
+    "report_differs": Kind(409, "Step was reported with another value", "Repeat a report as it was."),
     "route_not_found": Kind(404, "No such address", "GET /docs lists the addresses."),
+    "step_not_rising": Kind(409, "Step is behind the newest report", "Report steps in rising order."),
+    "step_out_of_range": Kind(
+        422, "Step is above the run's last one", "Count optimizer steps, from 0 to num_steps of the lease."
+    ),
+    "study_ended": Kind(409, "Study has ended", "Nothing is left to train; GET the study for its result."),
     "study_finished": Kind(409, "Study has ended", "Nothing is left to do."),
     "study_not_done": Kind(409, "Study has not ended", "Wait until it has, then extend it."),
     "study_not_found": Kind(404, "No such study", "GET /v1/studies lists the studies of this key."),
     "too_few_seeds": Kind(422, "Too few fresh seeds", "Ask for two at least: one has no error bar."),
+    "too_many_reports": Kind(422, "Too many reports", "Report less often: 10,000 are kept of a lane."),
     "too_many_seeds": Kind(
         422, "Too many fresh seeds", "Ask for as many as are left, or submit a new study."
+    ),
+    "trial_not_found": Kind(
+        404, "No such lane", "Use the trial_id and the lease_token that trials:ask answered together."
     ),
     "unauthorized": Kind(
         401, "Access key missing or not valid", "Send the header Authorization: Bearer KEY."
@@ -129,6 +143,11 @@ KINDS: dict[str, Kind] = {
     ),
     "unsupported_media_type": Kind(
         415, "Content type not supported", "Send Content-Type: application/json; `curl --json` does."
+    ),
+    "value_missing": Kind(
+        422,
+        "Completed without an objective",
+        "Report it at the last step, or send value with the completion.",
     ),
 }
 

@@ -1,7 +1,7 @@
 """The `cliptune` command: what it offers, and how an error ends it.
 
-Exit codes: 0 done; 1 nothing found; 2 usage or configuration; 3 the service or its database can't be reached, or
-refuses the key; 5 the study failed or was cancelled; 130 interrupted.
+Exit codes: 0 done; 1 nothing found, or something to fix; 2 usage or configuration; 3 the service or its database
+can't be reached, or refuses the key; 5 the study failed or was cancelled; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from service.cli import operate, probe, recommend, report, study
+from service.cli import operate, probe, recommend, report, run, study, workload
 from service.errors import ServiceError
 from tuner.errors import TunerError
 
@@ -37,6 +37,9 @@ for user_command in (
     probe.probe,
 ):
     app.command()(user_command)
+# What follows the first argument is the user's own command.
+app.command(context_settings={"allow_interspersed_args": False})(run.run)
+app.add_typer(workload.app, name="workload")
 
 #: Which extra brings a package that the base install leaves out.
 _PACKAGES_OF_EXTRAS = {

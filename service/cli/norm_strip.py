@@ -28,7 +28,7 @@ def probe_lines(reference: Reference, found: Prior) -> list[str]:
         Lines without colour, at most 120 columns; the label column is 11 wide.
     """
     rows = [
-        ("norms", _norms(reference.l2_norm)),
+        ("norms", _norms(reference.norms)),
         ("spikes", _spikes(reference)),
         ("curvature", _curvature(reference)),
     ]
@@ -45,7 +45,7 @@ def probe_lines(reference: Reference, found: Prior) -> list[str]:
         for label, text in rows
         for number, part in enumerate(textwrap.wrap(text, _COLUMNS))
     ]
-    return [*lines, "", *draw_strip(reference.l2_norm, found.rules), "", *_table(found.rules)]
+    return [*lines, "", *draw_strip(reference.norms, found.rules), "", *_table(found.rules)]
 
 
 def probe_summary(reference: Reference) -> str:
@@ -57,6 +57,8 @@ def probe_summary(reference: Reference) -> str:
     Returns:
         Norms, spike ratio and tail index as far as they are known, a rule of thumb, and whether clipping should help.
     """
+    if reference.l2_norm is None:
+        return "no gradient norms were reported: the thresholds come from the range that was given"
     norms, found = reference.l2_norm, prior(reference)
     figures = [f"median norm {norms.median:.3g}", f"q90 {norms.q90:.3g}", f"max {norms.max:.3g}"]
     if reference.spike_ratio is not None:

@@ -85,7 +85,7 @@ def _measure(
     Raises:
         ModuleNotFoundError: without torch.
         UnknownWorkloadError: if this installation has no such workload.
-        SpecError: if a parameter is unknown or out of its bounds.
+        SpecError: if the workload can't be used, or a parameter is unknown or out of its bounds.
         ProbeFailedError: if there is no usable gradient, or the model can't be trained.
         TrainingError: if the workload's code raises, or the process breaks.
     """
@@ -93,18 +93,20 @@ def _measure(
 
     from service.launchers.local import LocalLauncher
     from service.settings import load_settings
-    from tuner.errors import UnknownWorkloadError
+    from tuner.errors import SpecError, UnknownWorkloadError
     from tuner.parameters import resolve_parameters
 
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
     settings = load_settings()
-    launcher = LocalLauncher(
-        threads=settings.training_threads, kill_grace_seconds=settings.kill_grace_seconds
-    )
+    launcher = LocalLauncher.of(settings)
     process = launcher.launch()
     try:
-        known = {each.name: each for each in launcher.describe(process, _START_SECONDS).workloads}
+        catalogue = launcher.describe(process, _START_SECONDS)
+        known = {each.name: each for each in catalogue.workloads}
+        for each in catalogue.refused:
+            if each.name == workload:
+                raise SpecError("workload", each.reason)
         if workload not in known:
             raise UnknownWorkloadError(workload, known)
         parameters = resolve_parameters(known[workload].parameters, given)
@@ -131,14 +133,14 @@ def _receive(process: TrainingProcess) -> Reference:
         if isinstance(message, ProbeMeasured):
             reference = message.reference
         elif isinstance(message, Broken):
-            _refuse(message)
+            refuse(message)
         elif isinstance(message, Done):
             if reference is None:
                 raise TrainingError("the training process measured nothing", cause="bad_output")
             return reference
 
 
-def _refuse(broken: Broken) -> NoReturn:
+def refuse(broken: Broken) -> NoReturn:
     """Pass on what went wrong: an error of the science package by its own sentence, another with where it came from.
 
     Raises:

@@ -79,6 +79,10 @@ class StudyView:
         return {"cohort": payload["cohort"], "cohort_ids": ids, "cohort_share": 0.0, "fresh": fresh}
 
     def _on_engine(self, payload: dict[str, Any]) -> dict[str, Any]:
+        if payload["path"] == "external":
+            return {
+                "engine": "trained elsewhere: `cliptune run --study ID -- COMMAND` trains a lane at a time"
+            }
         if payload["path"] == "solo":
             return {"engine": f"one lane at a time: {_first_line(payload['reason'])}"}
         both = (payload["lanes_per_second"], payload["solo_per_second"])

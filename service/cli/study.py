@@ -23,8 +23,19 @@ StudyArgument = Annotated[str, typer.Argument(help="Id of the study, or its firs
 
 def submit(
     workload: Annotated[
-        str, typer.Option(help="A registered workload; `cliptune workloads` lists them.")
+        str,
+        typer.Option(
+            help="A registered workload (`cliptune workloads` lists them), or any name if --external."
+        ),
     ] = "",
+    external: Annotated[
+        bool,
+        typer.Option("--external", help="Trials are trained by `cliptune run` or over HTTP, not by workers."),
+    ] = False,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="What external trainings report, to be minimized. Default: val_loss."),
+    ] = None,
     parameter: Annotated[
         list[str] | None, typer.Option("--param", help="NAME=VALUE of the workload; repeat it.")
     ] = None,
@@ -78,6 +89,8 @@ def submit(
 
     options: dict[str, Any] = {
         "workload": workload or None,
+        "external": external or None,
+        "objective": objective,
         "parameters": dict(map(parse_parameter, parameter)) if parameter else None,
         "methods": method or None,
         "current": _parse_setting(current) if current else None,
@@ -94,7 +107,7 @@ def submit(
         "seed": seed,
         "lanes": int(lanes) if lanes and lanes.isdigit() else lanes,
     }
-    document = _read_spec(spec) | {key: value for key, value in options.items() if value is not None}
+    document = read_spec(spec) | {key: value for key, value in options.items() if value is not None}
     with connect(url) as client:
         _queued(client, client.create_study(document, name=name), wait=wait, as_json=as_json)
 
@@ -209,6 +222,10 @@ def _queued(client: Client, study: StudyOut, *, wait: bool, as_json: bool) -> No
         print_json(study)
     else:
         typer.echo(f"study {study.id}   {study.state}")
+        if study.spec.get("external"):
+            typer.echo(
+                f"train it:  cliptune run --study {study.id[:8]} -- COMMAND --clip {{threshold}} --seed {{seed}}"
+            )
         typer.echo(f"follow it: cliptune watch {study.id[:8]}")
 
 
@@ -290,7 +307,18 @@ def _parse_setting(text: str) -> dict[str, Any]:
     return dataclasses.asdict(ClipSetting.parse(text))
 
 
-def _read_spec(file: Path | None) -> dict[str, Any]:
+def read_spec(file: Path | None) -> dict[str, Any]:
+    """A study from a JSON file.
+
+    Args:
+        file: None gives an empty one.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        BadParameter: if it can't be read, or holds no JSON object.
+    """
     if file is None:
         return {}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -12,9 +13,11 @@ from urllib.parse import quote
 import httpx2
 
 from service.client.connection import Connection
+from service.client.trial import LeasedTrial
 from service.errors import ConflictError, NotFoundError, UnavailableError
 from service.schemas import (
     EventOut,
+    LeaseOut,
     MethodOut,
     Page,
     Ready,
@@ -23,6 +26,7 @@ from service.schemas import (
     StudyOut,
     TrialOut,
     Version,
+    WaitingOut,
     WorkerOut,
     WorkloadOut,
 )
@@ -32,10 +36,16 @@ from tuner.spec import StudySpec
 _RECONNECT_WAITS = (0.1, 0.5, 1.0, 2.0, 5.0)
 #: Reconnections in a row that found no service, before `Client.events` gives up.
 _MAX_RECONNECTS = 12
+#: How long one request for a lane waits, and how long `Client.ask` waits for a service that is away, in seconds.
+_ASK_WAIT_SECONDS = 25.0
+_OUTAGE_SECONDS = 120.0
 
 
 class Client(Connection):
     """The service's addresses as methods; see `service.client.connection.Connection` for how it is made."""
+
+    #: Whether the service ever answered `ask`: then an outage is waited for.
+    _has_asked = False
 
     def create_study(
         self,
@@ -165,6 +175,68 @@ class Client(Connection):
             ConflictError: if it has already ended (``study_finished``).
         """
         return self._call(StudyOut, "POST", _path(study_id, "/cancel"), repeatable=False)
+
+    def ask(
+        self, study_id: str, *, client_id: str | None = None, wait: float | None = None
+    ) -> LeasedTrial | None:
+        """Lease a lane of an external study, to train it here.
+
+        A service that was there before and is away is waited for, for two minutes.
+
+        Args:
+            study_id: the study.
+            client_id: what this process calls itself, 1 to 100 printable characters; asking again under the same name
+                gives the lane that it holds already, and ends the lease of before. None draws a name.
+            wait: how long to wait for a lane, in seconds, >= 0; None waits until there is one or the study has ended.
+
+        Returns:
+            The lane, under a lease that a thread keeps alive; None if the study has ended.
+
+        Raises:
+            ConflictError: ``not_external`` if workers train the study.
+            NotFoundError: if there is no such study.
+            UnavailableError: ``no_lane_ready`` if none was free in time, or ``service_unreachable``.
+        """
+        name = client_id or str(uuid.uuid4())
+        deadline = math.inf if wait is None else time.monotonic() + wait
+        away_since: float | None = None
+        while True:
+            left = deadline - time.monotonic()
+            patience = max(0.0, min(left, _ASK_WAIT_SECONDS))
+            try:
+                found = self._ask_once(study_id, name, patience)
+            except UnavailableError:
+                away_since = away_since or time.monotonic()
+                gives_up = time.monotonic() - away_since > _OUTAGE_SECONDS or time.monotonic() >= deadline
+                if gives_up or not self._has_asked:
+                    raise
+                time.sleep(_RECONNECT_WAITS[2])
+                continue
+            except ConflictError as error:
+                if error.code != "study_ended":
+                    raise
+                return None
+            self._has_asked, away_since = True, None
+            if isinstance(found, LeaseOut):
+                return LeasedTrial(self._call, found)
+            if time.monotonic() >= deadline:
+                raise UnavailableError(
+                    f"no lane of study {study_id} was free within {wait:g} s: {found.detail}",
+                    code="no_lane_ready",
+                )
+            time.sleep(max(0.0, min(found.retry_after, deadline - time.monotonic())))
+
+    def _ask_once(self, study_id: str, client_id: str, wait: float) -> LeaseOut | WaitingOut:
+        body = {"client_id": client_id, "wait": wait}
+        path = _path(study_id, "/trials:ask")
+        answer: LeaseOut | WaitingOut = self._call(
+            LeaseOut | WaitingOut,  # type: ignore[arg-type]
+            "POST",
+            path,
+            json=body,
+            patience=wait,
+        )
+        return answer
 
     def get_recommendation(self, study_id: str, version: int | None = None) -> RecommendationOut:
         """The answer of a study.

@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -260,6 +261,92 @@ class TrialResultRow(Base):
     trial_id: Mapped[str] = mapped_column(ForeignKey(f"{PREFIX}trials.id"), primary_key=True)
     fence: Mapped[int]
     lanes: Mapped[list[Any]]
+    created_at: Mapped[int]
+
+
+class LaneRow(Base):
+    """One trial under one seed, leased by external training processes. See `service.lanes` for what may change it.
+
+    A lane that measures norms (``is_probe``) belongs to no trial of the table: its id is the worker's own.
+    """
+
+    __tablename__ = f"{PREFIX}lanes"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('waiting','leased','complete','pruned','diverged','fail','closed')", name="state"
+        ),
+        CheckConstraint(
+            "state <> 'leased' OR (client_id IS NOT NULL AND token_sha256 IS NOT NULL)", name="holder"
+        ),
+        Index("ix_cliptune_lanes_ask", "study_id", "state", "position"),
+        Index(
+            "ix_cliptune_lanes_leased",
+            "lease_until",
+            sqlite_where=text("state = 'leased'"),
+            postgresql_where=text("state = 'leased'"),
+        ),
+        Index(
+            "uq_cliptune_lanes_client",
+            "study_id",
+            "client_id",
+            unique=True,
+            sqlite_where=text("state = 'leased'"),
+            postgresql_where=text("state = 'leased'"),
+        ),
+    )
+
+    trial_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    seed: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    study_id: Mapped[str] = mapped_column(ForeignKey(f"{PREFIX}studies.id"))
+    tenant_id: Mapped[str]
+    #: Order of asking.
+    position: Mapped[int]
+    is_probe: Mapped[bool] = mapped_column(default=False)
+    #: Optimizer steps of a full run; null stands for the study's own.
+    num_steps: Mapped[int | None]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    run_after: Mapped[int] = mapped_column(default=0, server_default="0")
+    fence: Mapped[int] = mapped_column(default=0, server_default="0")
+    #: Of the random part of the newest lease's token; null once that lease was reaped.
+    token_sha256: Mapped[str | None] = mapped_column(String(64))
+    client_id: Mapped[str | None]
+    lease_until: Mapped[int] = mapped_column(default=0, server_default="0")
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    lost_count: Mapped[int] = mapped_column(Integer, default=0)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    last_cause: Mapped[str | None] = mapped_column(String(16))
+    #: Of the last report under the newest lease that has an objective.
+    step: Mapped[int | None]
+    value: Mapped[float | None]
+    #: The objective at step 0, likewise.
+    initial: Mapped[float | None]
+    #: By rung: step and objective of the first report at or past it, under the newest lease that got there.
+    rungs: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    num_reports: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    record: Mapped[dict[str, Any] | None]
+    created_at: Mapped[int]
+    leased_at: Mapped[int | None]
+    finished_at: Mapped[int | None]
+
+
+class LaneReportRow(Base):
+    """What an external training process told at a step; the fence tells which lease it came under."""
+
+    __tablename__ = f"{PREFIX}lane_reports"
+    __table_args__ = (
+        ForeignKeyConstraint(["trial_id", "seed"], [f"{PREFIX}lanes.trial_id", f"{PREFIX}lanes.seed"]),
+    )
+
+    trial_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    seed: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    fence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    #: False for a report that only brought norms.
+    has_value: Mapped[bool]
+    #: The objective; null if it was not finite.
+    value: Mapped[float | None]
+    #: Gradient norms before clipping since the report before.
+    norms: Mapped[list[Any]]
     created_at: Mapped[int]
 
 

@@ -9,6 +9,7 @@ leaves no device busy.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -17,12 +18,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from service.errors import TrainingError
 from service.launchers.protocol import MAX_LINE_BYTES, Broken, Catalogue, Done, Message, Ready, decode, encode
+from service.settings import Settings
+from tuner.workloads.registrations import BUILT_IN, RefusedWorkload, Registration, Registrations
 
 #: The program that trains.
 TRAINER = (sys.executable, "-m", "service.launchers.trainer")
@@ -33,17 +35,32 @@ PASSED_ON_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "TORCH_", "COVERAGE_",
 
 #: How long the pipe of a dead process is listened to when it does not end, in seconds.
 _SILENCE_SECONDS = 1.0
-#: How much of the process's own output is kept for an error report, in lines.
-_TAIL_LINES = 40
+#: How much of the process's own output is kept for an error report, in lines and in bytes.
+_TAIL_LINES, _TAIL_BYTES = 40, 40_000
+#: How much of it is read at once, in bytes.
+_OUTPUT_BYTES = 65_536
 
 
-def training_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a training process: the allow-listed part of the worker's."""
-    return {
+def training_environment(environ: Mapping[str, str], import_from: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of a training process: the allow-listed part of the worker's.
+
+    Args:
+        environ: the worker's.
+        import_from: folders from which modules may be imported, before those of PYTHONPATH.
+
+    Returns:
+        The variables; folders of PYTHONPATH are absolute, because the process works in a folder of its own.
+    """
+    passed = {
         name: value
         for name, value in environ.items()
         if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
+    given = passed.get("PYTHONPATH", "")
+    folders = [*import_from, *(given.split(os.pathsep) if given else ())]
+    if folders:
+        passed["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
+    return passed
 
 
 class TrainingProcess:
@@ -53,13 +70,21 @@ class TrainingProcess:
         command: the program; the file descriptor for its events is added.
         threads: CPU threads for torch, 0 = torch's choice.
         kill_grace_seconds: time between SIGTERM and SIGKILL.
+        import_from: see `training_environment`.
 
     Attributes:
         pid: id of the process and of its group.
         ready: what it said once torch was imported; None before.
     """
 
-    def __init__(self, command: Sequence[str], *, threads: int, kill_grace_seconds: float) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        threads: int,
+        kill_grace_seconds: float,
+        import_from: Sequence[str] = (),
+    ) -> None:
         self.ready: Ready | None = None
         self._grace = kill_grace_seconds
         self._folder = tempfile.TemporaryDirectory(prefix="cliptune-training-")
@@ -73,7 +98,7 @@ class TrainingProcess:
                 pass_fds=(write_end,),
                 start_new_session=True,
                 cwd=self._folder.name,
-                env=training_environment(os.environ),
+                env=training_environment(os.environ, import_from),
             )
         except OSError:
             os.close(events)
@@ -87,7 +112,7 @@ class TrainingProcess:
         self._has_stopped = False
         self._stop_lock = threading.Lock()
         self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=10_000)
-        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._tail = b""
         assert self._process.stdout is not None
         self._threads = [
             threading.Thread(target=self._read_events, args=(os.fdopen(events, "rb"),), daemon=True),
@@ -180,7 +205,7 @@ class TrainingProcess:
             return TrainingError(
                 "the training process closed its event pipe but lives on", cause="bad_output"
             )
-        tail = "\n".join(self._tail)
+        tail = "\n".join(self._tail.decode(errors="replace").splitlines()[-_TAIL_LINES:])
         if status == -signal.SIGKILL and not self._stopped_by_us:
             return TrainingError(
                 "the training process was killed by SIGKILL, which was not ours: most likely the system ran out "
@@ -199,8 +224,9 @@ class TrainingProcess:
 
     def _read_output(self, pipe: IO[bytes]) -> None:
         with pipe:
-            while line := pipe.readline(4096):
-                self._tail.append(line.decode(errors="replace").rstrip())
+            # Large pieces: a workload that prints without end must not keep this process busy, nor wait for it.
+            while piece := os.read(pipe.fileno(), _OUTPUT_BYTES):
+                self._tail = (self._tail + piece)[-_TAIL_BYTES:]
 
 
 class LocalLauncher:
@@ -210,16 +236,53 @@ class LocalLauncher:
         threads: CPU threads for torch, 0 = torch's choice.
         kill_grace_seconds: time between SIGTERM and SIGKILL.
         command: the training program.
+        registrations: the workloads that it may import.
+        import_from: see `training_environment`.
     """
 
-    def __init__(self, *, threads: int, kill_grace_seconds: float, command: Sequence[str] = TRAINER) -> None:
-        self._command = command
+    def __init__(
+        self,
+        *,
+        threads: int,
+        kill_grace_seconds: float,
+        command: Sequence[str] = TRAINER,
+        registrations: Registrations = BUILT_IN,
+        import_from: Sequence[str] = (),
+    ) -> None:
+        self.registrations = registrations
+        self._program = tuple(command)
+        self._command = (*command, "--workloads", json.dumps(registrations.to_json(), separators=(",", ":")))
         self._threads = threads
         self._grace = kill_grace_seconds
+        self._import_from = tuple(import_from)
+
+    @classmethod
+    def of(cls, settings: Settings) -> LocalLauncher:
+        """The launcher of an installation.
+
+        Args:
+            settings: threads, times, and which workloads are registered.
+
+        Returns:
+            The launcher.
+
+        Raises:
+            SpecError: if two registrations have one name.
+        """
+        return cls(
+            threads=settings.training_threads,
+            kill_grace_seconds=settings.kill_grace_seconds,
+            registrations=settings.registrations,
+        )
 
     def launch(self) -> TrainingProcess:
         """A new training process; it says `Ready` once torch is imported."""
-        return TrainingProcess(self._command, threads=self._threads, kill_grace_seconds=self._grace)
+        return TrainingProcess(
+            self._command,
+            threads=self._threads,
+            kill_grace_seconds=self._grace,
+            import_from=self._import_from,
+        )
 
     def describe(self, process: TrainingProcess, timeout: float) -> Catalogue:
         """Ask a training process for its workloads.
@@ -248,3 +311,45 @@ class LocalLauncher:
         raise TrainingError(
             f"the training process did not name its workloads within {timeout:g} s", cause="stall"
         )
+
+    def describe_apart(self, timeout: float) -> Catalogue:
+        """Ask a process of its own for each workload: one whose import ends or holds up the process is refused alone.
+
+        Args:
+            timeout: how long to wait for each, in seconds.
+
+        Returns:
+            The catalogue.
+
+        Raises:
+            TrainingError: if there is no workload, or not one of the processes answered: then it is not theirs.
+        """
+        parts, broken = [], TrainingError("there is no workload to describe", cause="bug")
+        for each in self.registrations:
+            try:
+                parts.append(self._describe_alone(each, timeout))
+            except TrainingError as error:
+                broken = error
+                reason = f"{each.name!r} can't be used: {each}: {str(error).splitlines()[0]}"
+                refused = RefusedWorkload(name=each.name, target=each.target, reason=reason)
+                parts.append(Catalogue(workloads=(), refused=(refused,)))
+        if not any(part.workloads for part in parts):
+            raise broken
+        return Catalogue(
+            workloads=tuple(one for part in parts for one in part.workloads),
+            refused=tuple(one for part in parts for one in part.refused),
+        )
+
+    def _describe_alone(self, registration: Registration, timeout: float) -> Catalogue:
+        alone = LocalLauncher(
+            threads=self._threads,
+            kill_grace_seconds=self._grace,
+            command=self._program,
+            registrations=Registrations([registration]),
+            import_from=self._import_from,
+        )
+        process = alone.launch()
+        try:
+            return alone.describe(process, timeout)
+        finally:
+            process.stop()

@@ -21,6 +21,8 @@ from service.errors import TrainingError
 from tuner.evidence import Reference
 from tuner.parameters import WorkloadDescription
 from tuner.training.cohort import Event
+from tuner.user_loop.findings import Checked
+from tuner.workloads.registrations import RefusedWorkload
 
 #: Longest accepted line: a rung of the largest cohort, 1000 trials x 32 seeds, has 2.8 MB; a trial of 32 seeds
 #: with all that its lanes recorded has 0.1 MB.
@@ -49,9 +51,15 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """The workloads this installation can train."""
+    """The workloads this installation can train, and those that are registered and can't be used.
+
+    Attributes:
+        workloads: by name.
+        refused: by name, each with its reason.
+    """
 
     workloads: tuple[WorkloadDescription, ...]
+    refused: tuple[RefusedWorkload, ...] = ()
     kind: Literal["catalogue"] = "catalogue"
 
 
@@ -80,7 +88,7 @@ class Broken:
     kind: Literal["broken"] = "broken"
 
 
-Message = Ready | Catalogue | Done | Broken | Event
+Message = Ready | Catalogue | Checked | Done | Broken | Event
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 _REFERENCE: TypeAdapter[Reference] = TypeAdapter(Reference)
 

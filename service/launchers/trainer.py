@@ -3,9 +3,14 @@
 Requests, one JSON line each on standard input:
 
 - ``{"kind": "describe"}`` answers `Catalogue`;
-- ``{"kind": "probe", "workload", "parameters", "seeds"}`` answers `ProbeMeasured`;
+- ``{"kind": "probe", "workload", "parameters", "seeds", "num_steps"}`` answers `ProbeMeasured`; ``num_steps`` may be
+  left out;
+- ``{"kind": "check", "workload", "parameters", "num_steps"}`` answers `Checked`;
 - ``{"kind": "cohort", "cohort": ..., "checkpoints": ...}`` (`Cohort.to_json`; an absolute folder of the cohort's
-  own, or null) answers the cohort's events; it goes on from the newest checkpoint there by itself.
+  own, or null) answers the cohort's events; it goes on from the newest checkpoint there by itself. A training
+  function has no checkpoints.
+
+What may be named is what ``--workloads`` registers, as JSON; a request never names a module.
 
 Each ends with `Done`, or with `Broken` if user code raised. Closing standard input ends the process at once,
 in the middle of a step if need be: that is how a killed worker takes its trainings with it.
@@ -22,13 +27,35 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.training.rehearsals import Rehearsals
+    from tuner.workloads.registry import Registry
 
 _STARTED = time.monotonic()
 #: Without a request for so long, a process makes itself ready for one; a study that is submitted at once is not held
 #: up by that.
 _IDLE_SECONDS = 1.0
+#: Optimizer steps of a full run that a training function is told in a probe that does not say.
+_PROBE_STEPS = 400
+
+
+@dataclass(frozen=True)
+class _State:
+    """What requests share.
+
+    Attributes:
+        tell: writes a message, whoever is on the stack.
+        registry: the code behind workloads' names.
+        rehearsals: what was found out about a workload's lanes serves the next request too.
+    """
+
+    tell: Callable[[Any], None]
+    registry: Registry
+    rehearsals: Rehearsals
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,32 +63,49 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="service.launchers.trainer")
     parser.add_argument("--events", type=int, required=True, help="file descriptor for the events")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for torch, 0 = its own choice")
+    parser.add_argument("--workloads", default="", help="registrations as JSON; empty is what is built in")
     options = parser.parse_args(arguments)
+    os.set_inheritable(options.events, False)
     # Started before torch is imported, so that a worker that dies meanwhile is noticed too.
     requests: queue.Queue[bytes] = queue.Queue()
-    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    threading.Thread(target=_read_requests, args=(_own_input(), requests), daemon=True).start()
     with os.fdopen(options.events, "wb") as events:
-        _serve(requests, events, options.threads)
+        _serve(requests, events, options)
 
 
-def _read_requests(requests: queue.Queue[bytes]) -> None:
-    for line in sys.stdin.buffer:
-        requests.put(line)
+def _own_input() -> int:
+    """Take standard input away from the code that is trained: what it reads there, or its children, is empty."""
+    requests = os.dup(sys.stdin.fileno())
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, sys.stdin.fileno())
+    os.close(nothing)
+    return requests
+
+
+def _read_requests(source: int, requests: queue.Queue[bytes]) -> None:
+    with os.fdopen(source, "rb") as lines:
+        for line in lines:
+            requests.put(line)
     # The worker is gone, and with it whoever would remove this process's folder; only an empty one is removed.
     with contextlib.suppress(OSError):
         os.rmdir(os.getcwd())
     os._exit(3)
 
 
-def _serve(requests: queue.Queue[bytes], events: Any, threads: int) -> None:
+def _serve(requests: queue.Queue[bytes], events: Any, options: argparse.Namespace) -> None:
     import torch
 
     from service.launchers.protocol import Broken, Done, Ready, encode
 
-    if threads:
-        torch.set_num_threads(threads)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+    own = os.getpid()
 
     def tell(message: Any) -> None:
+        if os.getpid() != own:
+            # A fork of the code that is trained came back here: what it would tell is its parent's to tell.
+            os._exit(1)
         events.write(encode(message))
         events.flush()
 
@@ -77,12 +121,15 @@ def _serve(requests: queue.Queue[bytes], events: Any, threads: int) -> None:
     # After `Ready`: a worker that starts need not wait for these imports.
     from tuner.training.memory import is_out_of_memory
     from tuner.training.rehearsals import Rehearsals
+    from tuner.workloads.registrations import BUILT_IN, Registrations
+    from tuner.workloads.registry import Registry
 
-    rehearsals = Rehearsals()
+    registered = Registrations.from_json(json.loads(options.workloads)) if options.workloads else BUILT_IN
+    state = _State(tell, Registry(registered), Rehearsals())
     while True:
         request = json.loads(_next_request(requests))
         try:
-            for message in _answer(request, rehearsals):
+            for message in _answer(request, state):
                 tell(message)
         except Exception as error:
             tell(
@@ -109,39 +156,66 @@ def _next_request(requests: queue.Queue[bytes]) -> bytes:
     return requests.get()
 
 
-def _answer(request: Mapping[str, Any], rehearsals: Any) -> Iterator[Any]:
-    """The messages of one request, without the closing `Done`; what was rehearsed serves the next request too."""
-    from pathlib import Path
-
+def _answer(request: Mapping[str, Any], state: _State) -> Iterator[Any]:
+    """The messages of one request, without the closing `Done`."""
     import torch
 
     from service.launchers.protocol import Catalogue
-    from tuner.search.halving import halving
-    from tuner.training.checkpoint import Checkpoints
-    from tuner.training.cohort import Cohort, ProbeMeasured
-    from tuner.training.loop import train_cohort
-    from tuner.training.probe import measure_reference
-    from tuner.workloads.registry import create_workload, describe_workloads
+    from tuner.training.cohort import Cohort
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if request["kind"] == "describe":
-        yield Catalogue(workloads=describe_workloads())
+        yield Catalogue(**state.registry.describe()._asdict())
     elif request["kind"] == "probe":
-        workload = create_workload(request["workload"], request["parameters"])
-        yield ProbeMeasured(reference=measure_reference(workload, request["seeds"], device=device))
+        yield _probe(request, state, device)
+    elif request["kind"] == "check":
+        from tuner.user_loop.check import check
+
+        found = state.registry.create(request["workload"], request["parameters"])
+        yield check(request["workload"], found, num_steps=request["num_steps"], device=device)
     else:
-        cohort = Cohort.from_json(request["cohort"])
-        workload = create_workload(cohort.workload, cohort.parameters)
-        folder = request.get("checkpoints")
-        kept = None if folder is None else Checkpoints(Path(folder))
-        yield from train_cohort(
-            cohort,
-            workload,
-            prune=halving(cohort.rung_steps, cohort.clips),
-            checkpoints=kept,
-            device=device,
-            rehearsals=rehearsals,
-        )
+        yield from _train(Cohort.from_json(request["cohort"]), request.get("checkpoints"), state, device)
+
+
+def _probe(request: Mapping[str, Any], state: _State, device: str) -> Any:
+    """What the probe of a class, or of a function, measures."""
+    from tuner.training.cohort import ProbeMeasured
+    from tuner.training.probe import measure_reference
+    from tuner.workloads.function import FunctionWorkload
+
+    workload = state.registry.create(request["workload"], request["parameters"])
+    if not isinstance(workload, FunctionWorkload):
+        return ProbeMeasured(reference=measure_reference(workload, request["seeds"], device=device))
+    from tuner.user_loop.probe import measure_function
+
+    num_steps = request.get("num_steps", _PROBE_STEPS)
+    reference = measure_function(workload, request["seeds"], num_steps=num_steps, tell=state.tell)
+    return ProbeMeasured(reference=reference)
+
+
+def _train(cohort: Any, folder: str | None, state: _State, device: str) -> Iterator[Any]:
+    """Train a cohort. A function's events are told from within, because it trains on this thread's stack."""
+    from pathlib import Path
+
+    from tuner.search.halving import halving
+    from tuner.training.checkpoint import Checkpoints
+    from tuner.training.loop import train_cohort
+    from tuner.workloads.function import FunctionWorkload
+
+    workload = state.registry.create(cohort.workload, cohort.parameters)
+    if isinstance(workload, FunctionWorkload):
+        from tuner.user_loop.cohort import train_function_cohort
+
+        train_function_cohort(cohort, workload, tell=state.tell)
+        return
+    yield from train_cohort(
+        cohort,
+        workload,
+        prune=halving(cohort.rung_steps, cohort.clips),
+        checkpoints=None if folder is None else Checkpoints(Path(folder)),
+        device=device,
+        rehearsals=state.rehearsals,
+    )
 
 
 if __name__ == "__main__":

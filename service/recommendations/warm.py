@@ -10,7 +10,7 @@ from service.recommendations.carrying import Carried
 from service.recommendations.distance import Subject
 from service.recommendations.similar import body_of, carry, neighbours
 from service.schemas import WarmStart
-from tuner.evidence import Reference, Verdict
+from tuner.evidence import NormSketch, Reference, Verdict
 from tuner.methods import GradientScale, get_method
 from tuner.spec import ClipSetting, StudySpec
 
@@ -36,10 +36,11 @@ def warm_start(
     """
     if reference.features is None:
         return []
-    medians: dict[GradientScale, float] = {
-        "l2_norm": reference.l2_norm.median,
-        "max_abs": reference.max_abs.median,
+    sketches: dict[GradientScale, NormSketch | None] = {
+        "l2_norm": reference.l2_norm,
+        "max_abs": reference.max_abs,
     }
+    medians = {scale: each.median for scale, each in sketches.items() if each is not None}
     found: list[WarmStart] = []
     asked = Subject.of(reference.features)
     for each in neighbours(session, tenant_id=tenant_id, asked=asked, without_study=study_id):

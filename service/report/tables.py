@@ -20,6 +20,7 @@ from service.report.wording import (
     threshold,
 )
 from service.schemas import TrialOut
+from tuner.records import mean_known
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _trial_row(trial: TrialOut, findings: Findings) -> tuple[Cell, ...]:
         (f"{trial.num_diverged} of {len(lanes)}" if lanes else NONE, True),
         (failure_words(findings.failures([trial])).removesuffix(" runs"), True),
         (percent(trial.clip_fraction), True),
-        (number(sum(lane.mean_scale for lane in lanes) / len(lanes), 3) if lanes else NONE, True),
+        (number(mean_known(lane.mean_scale for lane in lanes), 3), True),
         (number(median(norms), 3) if norms else NONE, True),
         (f"{_own_steps(trial):,}" if lanes else NONE, True),
         (f"{sum(lane.seconds for lane in lanes):.2f}" if lanes else NONE, True),

@@ -46,6 +46,8 @@ class RecommendationOut(Model):
         created_at: when it was stored.
         threshold_name: the name of the tuned number, None for *off*.
         threshold_unit: its unit in words, empty for *off*.
+        reference_norm: median L2 gradient norm that the study's probe measured, before clipping, which methods with
+            constants of that scale were trained with; None if it measured none.
         snippets: how to write the setting, by framework.
         provenance: versions, device, sampler, warm start and extensions behind the figures.
     """
@@ -88,6 +90,7 @@ class RecommendationOut(Model):
     matched: Estimate | None = None
     against_matched: PairedDifference | None = None
     search_end: str = ""
+    reference_norm: float | None = None
     snippets: dict[str, str]
     provenance: dict[str, Any]
 

@@ -19,7 +19,7 @@ from service.jobs.queue import Queue
 from service.settings import Settings
 from service.states import JobState
 from service.studies.idempotency import Claim, claim
-from service.studies.stored import stored_spec
+from service.studies.stored import job_kind, stored_spec
 from service.studies.submit import Submitted
 from tuner.evidence import Verdict
 from tuner.spec import MAX_CONFIRM_SEEDS, StudySpec
@@ -86,6 +86,7 @@ def extend(
         job_id=study.job_id,
         study_id=study_id,
         tenant_id=wanted.tenant_id,
+        kind=job_kind(spec),
         payload={"extension": count},
         max_attempts=settings.max_attempts,
     )

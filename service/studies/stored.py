@@ -22,3 +22,15 @@ def stored_spec(document: Mapping[str, Any]) -> StudySpec:
         0
     """
     return study_spec({"num_confirm_seeds": 0} | dict(document))
+
+
+def job_kind(spec: StudySpec) -> str:
+    """What sort of job drives a study: a worker trains one ``study`` at a time, and looks after many ``external`` ones.
+
+    Args:
+        spec: its question.
+
+    Returns:
+        The kind, for the queue.
+    """
+    return "external" if spec.external else "study"

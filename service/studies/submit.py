@@ -16,7 +16,7 @@ from service.db.upsert import insert_into
 from service.errors import ConflictError
 from service.jobs.queue import Queue
 from service.studies.idempotency import Claim, claim
-from service.studies.stored import stored_spec
+from service.studies.stored import job_kind, stored_spec
 from tuner.spec import StudySpec
 
 #: The route that an Idempotency-Key of a submission belongs to.
@@ -92,7 +92,14 @@ def create(
         kept = {"tenant_id": tenant_id, "route": CREATE_ROUTE, "key": wanted.digest}
         session.execute(update(IdempotencyRow).filter_by(**kept).values(study_id=existing))
         return Submitted(existing, "existing")
-    queue.enqueue(session, job_id=job_id, study_id=study_id, tenant_id=tenant_id, max_attempts=max_attempts)
+    queue.enqueue(
+        session,
+        job_id=job_id,
+        study_id=study_id,
+        tenant_id=tenant_id,
+        kind=job_kind(spec),
+        max_attempts=max_attempts,
+    )
     return Submitted(study_id, "created")
 
 

@@ -17,6 +17,7 @@ from service.studies.cursor import InvalidCursorError, read_cursor, write_cursor
 from service.studies.read import get_state
 from service.studies.stored import stored_spec
 from tuner.evidence import LaneResult, Stage, Trial, TrialState
+from tuner.records import mean_known
 from tuner.spec import ClipSetting
 
 #: Reads what any version stored: a field that it did not know has its default.
@@ -144,7 +145,7 @@ def _trial_out(trial: Trial, seeds: tuple[int, ...], error: str | None) -> Trial
         mean=statistics.fmean(values) if values else None,
         standard_error=statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         num_diverged=trial.num_diverged,
-        clip_fraction=statistics.fmean(lane.clip_fraction for lane in trial.lanes) if trial.lanes else None,
+        clip_fraction=mean_known(lane.clip_fraction for lane in trial.lanes),
         lanes=trial.lanes,
         rungs={step: dict(values) for step, values in trial.rungs.items()},
         error=error,

@@ -31,7 +31,8 @@ from service.jobs.retry import COUNTED_ON, Action, Backoff, Cause, Counter, deci
 from service.launchers.protocol import Ready
 from service.settings import Settings
 from service.worker.stored import StoredStudy
-from tuner.evidence import LaneResult, Reference, Stage, Trial, TrialState
+from tuner.evidence import Reference, Stage, Trial, TrialState
+from tuner.records import mean_known
 from tuner.search.confirmation import Asked
 from tuner.spec import StudySpec
 from tuner.training.cohort import (
@@ -225,7 +226,7 @@ def record_trial(session: Session, queue: Queue, lease: Lease, event: TrialEnded
         "stage": row.stage,
         "state": event.state,
         **summary([lane.value for lane in event.lanes]),
-        "clip_fraction": _mean_clip_fraction(event.lanes),
+        "clip_fraction": mean_known(lane.clip_fraction for lane in event.lanes),
     }
     queue.append_event(session, lease, "trial", payload)
 
@@ -270,11 +271,11 @@ def record_failure(
             backoff=_BACKOFF,
             jitter=jitter,
         )
-        if decision.action is Action.FAIL:
+        if error.is_final or decision.action is Action.FAIL:
             row.state, row.finished_at = TrialState.FAIL, database_now(session)
             payload = {"trial_id": trial_id, "number": row.number, "error": reason.splitlines()[0]}
             queue.append_event(session, lease, "trial_failed", payload)
-        delay = max(delay, decision.delay_seconds)
+        delay = max(delay, 0.0 if error.is_final else decision.delay_seconds)
     return delay
 
 
@@ -292,10 +293,6 @@ def summary(values: Sequence[float | None]) -> dict[str, Any]:
     """
     finite = [value for value in values if value is not None and math.isfinite(value)]
     return {"mean": statistics.fmean(finite) if finite else None, "num_diverged": len(values) - len(finite)}
-
-
-def _mean_clip_fraction(lanes: Sequence[LaneResult]) -> float | None:
-    return statistics.fmean(lane.clip_fraction for lane in lanes) if lanes else None
 
 
 def engine_paths(session: Session, study_id: str) -> list[str]:

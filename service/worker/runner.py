@@ -11,10 +11,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import partial
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from service import recommendations
@@ -28,15 +27,20 @@ from service.launchers.protocol import Message, Ready
 from service.settings import Settings
 from service.states import JobState
 from service.worker import checkpoints, ledger
+from service.worker.exchange import Exchange
+from service.worker.showing import Showing
+from service.worker.side import TrainingSide
 from service.worker.stored import StoredStudy, load_study
 from service.worker.training import TICK_SECONDS, Signals, Training, require_belonging
+from service.worker.transactions import Transactions
+from tuner.errors import ProbeError
 from tuner.evidence import Reference, Stage, Trial, TrialState
 from tuner.search.confirmation import Asked
 from tuner.search.planning import plan_cohort
 from tuner.search.recommendation import recommend
 from tuner.search.settling import settled
 from tuner.snippets import snippets
-from tuner.spec import StudySpec
+from tuner.spec import EXTERNAL_OBJECTIVE, StudySpec
 from tuner.training.cohort import (
     CheckpointFailed,
     CheckpointSaved,
@@ -50,13 +54,10 @@ from tuner.training.cohort import (
 )
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 #: What a training tells about a cohort and the ledger writes down, whenever it comes.
 _Fact = EngineChosen | Resumed | RungReached | TrialEnded | CheckpointSaved | CheckpointFailed
 
-#: Pause before a transaction that the database refused is tried again, in seconds.
-_DATABASE_PAUSE_SECONDS = 0.5
 #: A progress event is written at most this often, and not less often than the second figure, in seconds.
 _PROGRESS_SECONDS = (1.0, 15.0)
 
@@ -80,7 +81,7 @@ class StudyRunner:
         database: for reading.
         queue: every write goes through its `held`.
         lease: of the study's job.
-        launch: gives a training process that nobody else uses.
+        launch: gives a training process that nobody else uses; None for a study whose trials are trained elsewhere.
         settings: limits and times.
         signals: looked at between messages.
     """
@@ -91,18 +92,25 @@ class StudyRunner:
         database: Database,
         queue: Queue,
         lease: Lease,
-        launch: Callable[[], TrainingProcess],
+        launch: Callable[[], TrainingProcess] | None,
         settings: Settings,
         signals: Signals,
     ) -> None:
-        self._database = database
         self._queue = queue
         self._lease = lease
         self._settings = settings
         self._signals = signals
-        self._training = Training(
-            launch, stall_seconds=settings.stall_seconds, signals=signals, on_ready=self._tell_ready
+        self._transactions = Transactions(
+            database, queue, lease, patience_seconds=settings.lease_seconds, signals=signals
         )
+        self._training: TrainingSide
+        if launch is None:
+            self._training = Exchange(self._transactions, lease, settings=settings, signals=signals)
+        else:
+            self._training = Training(
+                launch, stall_seconds=settings.stall_seconds, signals=signals, on_ready=self._tell_ready
+            )
+        self._showing = Showing(settings.monitor, study_id=lease.study_id)
         self._progress_written = 0.0
         self._started = time.monotonic()
 
@@ -118,16 +126,19 @@ class StudyRunner:
             ShutdownRequestedError: the worker is stopping.
             StudyFailedError: too many trials failed, or the probe never worked.
         """
-        study = self._patiently(self._load)
+        study = self._load()
         reference = study.reference or self._probe(study.spec)
         while True:
-            study = self._patiently(self._load)
+            study = self._load()
             spec, trials = study.spec, study.trials
             self._refuse_hopeless(spec, trials)
-            if known := settled(trials):
+            self._showing.expect(trials, partial(self._objective, spec))
+            # Norms that people report are not all of a run's, so equal runs are not known there.
+            if not spec.external and (known := settled(trials)):
                 self._write(known, max(trial.cohort for trial in trials), len(spec.rung_steps))
                 continue
-            if (cohort := plan_cohort(spec, reference, spec.parameters, trials)) is not None:
+            cohort = plan_cohort(spec, reference, spec.parameters, trials)
+            if cohort is not None and not (spec.external and study.is_off_alone):
                 self._train(cohort, trials)
                 continue
             asked = study.search(reference).ask()
@@ -141,21 +152,22 @@ class StudyRunner:
 
     def _tell_ready(self, ready: Ready) -> None:
         payload = {"pid": ready.pid, "device": ready.device, "torch": ready.torch, "seconds": ready.seconds}
-        self._hold(
+        self._transactions.hold(
             lambda session: self._queue.append_event(session, self._lease, "training_started", payload)
         )
 
     def _load(self) -> StoredStudy:
-        with self._database.read() as session:
-            return load_study(session, self._lease.study_id)
+        return self._transactions.read(lambda session: load_study(session, self._lease.study_id))
 
     def _probe(self, spec: StudySpec) -> Reference:
         for attempt in range(1, self._settings.max_attempts + 1):
             try:
                 reference = self._measure(spec)
+            except ProbeError as error:
+                raise StudyFailedError(str(error)) from error
             except TrainingError as error:
                 self._drop_process(error)
-                if attempt == self._settings.max_attempts:
+                if error.is_final or attempt == self._settings.max_attempts:
                     # The lines behind it are a traceback; they are in the log.
                     first_line = str(error).partition("\n")[0]
                     raise StudyFailedError(
@@ -167,7 +179,7 @@ class StudyRunner:
         raise AssertionError("max_attempts is at least 1")
 
     def _kept(self, spec: StudySpec, reference: Reference) -> Reference:
-        self._hold(
+        self._transactions.hold(
             lambda session: ledger.record_reference(
                 session,
                 self._queue,
@@ -185,6 +197,7 @@ class StudyRunner:
             "workload": spec.workload,
             "parameters": dict(spec.parameters),
             "seeds": list(spec.seeds),
+            "num_steps": spec.num_steps,
         }
         messages = [message for batch in self._training.answers(request) for message in batch]
         for message in messages:
@@ -193,14 +206,16 @@ class StudyRunner:
         raise TrainingError("the training process ended the probe without a result", cause="bad_output")
 
     def _insert(self, asked: Asked, *, cohort: int) -> None:
-        self._hold(lambda session: ledger.insert_trials(session, self._lease, asked, cohort=cohort))
+        self._transactions.hold(
+            lambda session: ledger.insert_trials(session, self._lease, asked, cohort=cohort)
+        )
 
     def _train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
         """Train the open trials as one cohort; a broken training is counted on them, not raised."""  # noqa: DOC501
         waiting = {trial.id for trial in cohort.trials}
         open_trials = [trial for trial in trials if trial.id in waiting]
         number = open_trials[0].cohort
-        self._hold(
+        self._transactions.hold(
             lambda session: ledger.start_cohort(session, self._queue, self._lease, cohort, open_trials)
         )
         folder = checkpoints.cohort_folder(self._settings.checkpoint_path, self._lease.study_id, number)
@@ -223,7 +238,7 @@ class StudyRunner:
     def _count_failure(self, error: TrainingError, trial_ids: Sequence[str]) -> float:
         """Write a broken training down; how long to wait before the next try, in seconds."""
         jitter = random.random()
-        return self._hold(
+        return self._transactions.hold(
             lambda session: ledger.record_failure(
                 session,
                 self._queue,
@@ -237,7 +252,7 @@ class StudyRunner:
 
     def _recommend(self, study: StoredStudy, reference: Reference) -> JobState:
         spec = study.spec
-        objective = self._patiently(lambda: self._objective(spec.workload))
+        objective = self._objective(spec)
         recommendation = recommend(
             spec,
             reference,
@@ -246,7 +261,7 @@ class StudyRunner:
             extensions=study.extensions,
             warm_start=study.warm_settings,
         )
-        paths = self._patiently(self._engine_paths)
+        paths = self._transactions.read(lambda session: ledger.engine_paths(session, self._lease.study_id))
         provenance = ledger.provenance(self._training.ready, paths, study)
 
         def conclude(session: Session) -> None:
@@ -257,7 +272,7 @@ class StudyRunner:
                 spec=spec,
                 reference=reference,
                 recommendation=recommendation,
-                snippets=snippets(recommendation.setting, reference_norm=reference.l2_norm.median),
+                snippets=snippets(recommendation.setting, reference_norm=reference.median_norm),
                 provenance=provenance,
             )
             payload = {
@@ -269,17 +284,14 @@ class StudyRunner:
             self._queue.append_event(session, self._lease, "recommendation", payload)
             self._queue.finish_in(session, self._lease, JobState.SUCCEEDED)
 
-        self._hold(conclude)
+        self._transactions.hold(conclude)
         return JobState.SUCCEEDED
 
-    def _engine_paths(self) -> list[str]:
-        with self._database.read() as session:
-            return ledger.engine_paths(session, self._lease.study_id)
-
-    def _objective(self, workload: str) -> str:
-        with self._database.read() as session:
-            row = session.get(WorkloadRow, workload)
-            return row.objective if row is not None else "objective"
+    def _objective(self, spec: StudySpec) -> str:
+        if spec.external:
+            return spec.objective or EXTERNAL_OBJECTIVE
+        row = self._transactions.read(lambda session: session.get(WorkloadRow, spec.workload))
+        return row.objective if row is not None else "objective"
 
     def _refuse_hopeless(self, spec: StudySpec, trials: Sequence[Trial]) -> None:
         failed = [trial for trial in trials if trial.state is TrialState.FAIL]
@@ -296,8 +308,8 @@ class StudyRunner:
             raise StudyFailedError(f"all {len(searched)} trials failed; {last}")
 
     def _last_error(self, trial: Trial) -> str:
-        with self._database.read() as session:
-            return ledger.last_error(session, trial.id).splitlines()[0]
+        error = self._transactions.read(lambda session: ledger.last_error(session, trial.id))
+        return error.splitlines()[0]
 
     def _write(self, batch: Sequence[Message], cohort: int, num_rungs: int) -> None:
         """Write a batch of training events in one transaction; progress only now and then."""
@@ -312,7 +324,8 @@ class StudyRunner:
             for message in [*progress, *facts]:
                 self._record(session, message, cohort, num_rungs)
 
-        self._hold(record)
+        self._transactions.hold(record)
+        self._showing.tell(facts)
 
     def _record(self, session: Session, message: Progressed | _Fact, cohort: int, num_rungs: int) -> None:
         """Write one event of a cohort."""
@@ -347,35 +360,6 @@ class StudyRunner:
         if due:
             self._progress_written = now
         return due
-
-    def _hold(self, write: Callable[[Session], T]) -> T:
-        """Run a write under the fence; ``write`` may run again, so it must tolerate its own effect."""
-
-        def once() -> T:
-            with self._queue.held(self._lease) as session:
-                return write(session)
-
-        return self._patiently(once)
-
-    def _patiently(self, work: Callable[[], T]) -> T:
-        """Repeat a transaction while the database is away, for one lease's time; the lease may end it sooner.
-
-        Raises:
-            OperationalError: if it is away for longer, or what looks so never ends.
-            InterfaceError: likewise.
-        """
-        deadline = time.monotonic() + self._settings.lease_seconds
-        while True:
-            try:
-                return work()
-            except (OperationalError, InterfaceError) as error:
-                log.warning(
-                    "database away", action="database_away", job_id=self._lease.job_id, error=str(error)
-                )
-                self._signals.check()
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(_DATABASE_PAUSE_SECONDS)
 
     def _drop_process(self, error: TrainingError) -> None:
         """Let go of a broken training process.

@@ -13,7 +13,7 @@ from service.schemas import WarmStart
 from service.studies import load_trials, stored_spec
 from tuner.evidence import Reference, Trial
 from tuner.search.search import Search
-from tuner.spec import ClipSetting, StudySpec
+from tuner.spec import OFF_SETTING, ClipSetting, StudySpec
 
 _WARM_STARTS: TypeAdapter[tuple[WarmStart, ...]] = TypeAdapter(tuple[WarmStart, ...])
 
@@ -40,6 +40,13 @@ class StoredStudy:
     def warm_settings(self) -> tuple[ClipSetting, ...]:
         """What the search begins with."""
         return tuple(each.setting for each in self.warm_start)
+
+    @property
+    def is_off_alone(self) -> bool:
+        """Whether there is nothing but the first open trial without clipping, beside which others can be trained."""
+        return (
+            len(self.trials) == 1 and self.trials[0].setting == OFF_SETTING and self.trials[0].state.is_open
+        )
 
     def search(self, reference: Reference) -> Search:
         """The search as it stands.

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from service.errors import TrainingError
 from service.launchers.local import TrainingProcess
 from service.launchers.protocol import Broken, Done, Message, Ready
-from tuner.training.cohort import CheckpointSaved, Cohort, Resumed, RungReached, TrialEnded
+from tuner.training.cohort import CheckpointSaved, Cohort, LaneStarted, Resumed, RungReached, TrialEnded
 
 #: How long a message is waited for before the signals are looked at again, in seconds.
 TICK_SECONDS = 0.2
@@ -61,6 +61,7 @@ class Training:
         self._signals = signals
         self._on_ready = on_ready
         self._process: TrainingProcess | None = None
+        self._trial_id: str | None = None
 
     def answers(self, request: Mapping[str, Any]) -> Iterator[list[Message]]:
         """Send a request and yield its messages, as many at a time as have arrived.
@@ -72,12 +73,27 @@ class Training:
             At least one message, without the closing `Done`.
 
         Raises:
-            TrainingError: if the process broke or stalled, or said that the request did.
+            TrainingError: if the process broke or stalled, or said that the request did; it names the trial whose lane
+                trained by itself then.
         """
         process = self._started()
+        self._trial_id = None
+        try:
+            yield from self._told(process, request)
+        except TrainingError as error:
+            error.trial_id = error.trial_id or self._trial_id
+            raise
+
+    def _told(self, process: TrainingProcess, request: Mapping[str, Any]) -> Iterator[list[Message]]:
+        """`answers`, without the blame.
+
+        Raises:
+            TrainingError: as there.
+        """
         process.send(request)
         while True:
             batch, broken = self._next_batch(process)
+            self._follow(batch)
             last = batch.pop() if isinstance(batch[-1], Done | Broken) else None
             if batch:
                 yield batch
@@ -89,6 +105,14 @@ class Training:
                 raise TrainingError(
                     f"{last.detail}\n{last.traceback}", cause=last.cause, trial_id=last.trial_id
                 )
+
+    def _follow(self, batch: Sequence[Message]) -> None:
+        """Remember whose lane trains by itself: a process that breaks can't tell any more."""
+        for message in batch:
+            if isinstance(message, LaneStarted):
+                self._trial_id = message.trial_id
+            elif isinstance(message, TrialEnded):
+                self._trial_id = None
 
     def stop(self) -> None:
         """End the process, if there is one; safe from any thread, twice too."""
@@ -155,7 +179,13 @@ def require_belonging(cohort: Cohort, batch: Sequence[Message]) -> None:
             is_ours = message.step in cohort.rung_steps
         elif isinstance(message, TrialEnded):
             told = {(message.trial_id, lane.seed) for lane in message.lanes}
-            is_ours = [lane.seed for lane in message.lanes] == list(cohort.seeds)
+            seeds = [lane.seed for lane in message.lanes]
+            # A training function's trial that was pruned has no lanes of the seeds that were left.
+            is_whole = message.state == "complete" or not seeds
+            is_ours = seeds == list(cohort.seeds if is_whole else cohort.seeds[: len(seeds)])
+        elif isinstance(message, LaneStarted):
+            told = {(message.trial_id, message.seed)}
+            is_ours = True
         elif isinstance(message, Resumed | CheckpointSaved):
             told = set()
             is_ours = message.step in cohort.rung_steps[:-1]

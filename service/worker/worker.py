@@ -32,9 +32,11 @@ from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.jobs.retry import Cause, decide
 from service.launchers.local import LocalLauncher, TrainingProcess
+from service.launchers.protocol import Catalogue
 from service.settings import Settings
 from service.states import JobState
 from service.worker import checkpoints
+from service.worker.external import ExternalStudies
 from service.worker.heartbeat import Heartbeat
 from service.worker.runner import (
     CancelRequestedError,
@@ -94,9 +96,7 @@ class Worker:
         self._queue = self._queue_on(database)
         self._heartbeat_database = heartbeat_database
         self._heartbeat_queue = self._queue_on(heartbeat_database)
-        self._launcher = LocalLauncher(
-            threads=settings.training_threads, kill_grace_seconds=settings.kill_grace_seconds
-        )
+        self._launcher = LocalLauncher.of(settings)
         self._warm: TrainingProcess | None = None
         self._stopping = threading.Event()
         self._seen_at = 0.0
@@ -119,11 +119,22 @@ class Worker:
         if not self._stopping.is_set():
             self._register()
             checkpoints.sweep(self._database, self._settings.checkpoint_path)
+        external = ExternalStudies(
+            self.id,
+            self._queue,
+            lambda lease, sent_at: self._drive(lease, sent_at, trains=False),
+            stopping=self._stopping,
+            limit=self._settings.external_studies,
+            poll_seconds=self._settings.poll_seconds,
+        )
+        external.start()
         try:
             while not self._stopping.is_set():
                 if not self._work_once():
                     self._stopping.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))
         finally:
+            self._stopping.set()
+            external.join()
             if self._warm is not None:
                 self._warm.stop()
             self._say_stopped()
@@ -152,9 +163,16 @@ class Worker:
         self._warm = process = self._launcher.launch()
         try:
             catalogue = self._launcher.describe(process, _START_SECONDS)
-        except TrainingError:
+        except TrainingError as error:
             process.stop()
-            raise
+            self._warm = None
+            log.warning(
+                "workloads are described one by one",
+                action="describe_failed",
+                worker_id=self.id,
+                error=str(error).splitlines()[0],
+            )
+            catalogue = self._launcher.describe_apart(_START_SECONDS)
         device = process.ready.device if process.ready else "unknown"
         with self._database.write() as session:
             now = database_now(session)
@@ -172,7 +190,26 @@ class Worker:
                     seen_at=now,
                 )
             )
+        self._tell_catalogue(catalogue)
         log.info("worker ready", action="worker_ready", worker_id=self.id, device=device)
+
+    def _tell_catalogue(self, catalogue: Catalogue) -> None:
+        """Say which registered workloads can't be trained, and if none can."""
+        for each in catalogue.refused:
+            log.warning(
+                "workload refused",
+                action="workload_refused",
+                worker_id=self.id,
+                workload=each.name,
+                target=each.target,
+                reason=each.reason,
+            )
+        if not catalogue.workloads:
+            log.warning(
+                "no workload can be trained: register some with CLIPTUNE_WORKLOADS or CLIPTUNE_WORKLOAD_SOURCES",
+                action="no_workloads",
+                worker_id=self.id,
+            )
 
     def _work_once(self) -> bool:
         """Poll; drive the job if there was one. Whether there was."""
@@ -189,7 +226,8 @@ class Worker:
         self._drive(lease, sent_at)
         return True
 
-    def _drive(self, lease: Lease, sent_at: float) -> None:
+    def _drive(self, lease: Lease, sent_at: float, *, trains: bool = True) -> None:
+        """Drive a study until it ends or the lease is given back; without training if others do that."""
         runner: StudyRunner
         heartbeat = Heartbeat(
             self._heartbeat_queue,
@@ -204,7 +242,7 @@ class Worker:
             database=self._database,
             queue=self._queue,
             lease=lease,
-            launch=self._take_process,
+            launch=self._take_process if trains else None,
             settings=self._settings,
             signals=_Signals(lease, heartbeat, self._stopping),
         )
@@ -225,8 +263,9 @@ class Worker:
             log.error("job left", action="job_left", job_id=lease.job_id, error=str(error))
         finally:
             runner.stop_training()
-        checkpoints.sweep(self._database, self._settings.checkpoint_path)
-        if not self._stopping.is_set():
+        if trains:
+            checkpoints.sweep(self._database, self._settings.checkpoint_path)
+        if trains and not self._stopping.is_set():
             self._warm_up()
 
     def _conclude(self, lease: Lease, runner: StudyRunner) -> None:
@@ -307,7 +346,11 @@ def run_worker(settings: Settings, *, until_stdin_closes: bool = False) -> None:
     """
     url, mode = settings.resolved_database_url, settings.sqlite_journal_mode
     database = Database(url, journal_mode=mode)
-    heartbeat_database = Database(url, journal_mode=mode, busy_seconds=_RENEW_BUSY_SECONDS, pool_size=2)
+    # Each study that this worker looks after renews its lease on a connection of its own.
+    connections = 2 + settings.external_studies
+    heartbeat_database = Database(
+        url, journal_mode=mode, busy_seconds=_RENEW_BUSY_SECONDS, pool_size=connections
+    )
     database.wait_until_reachable(settings.database_wait_seconds)
     worker = Worker(settings, database, heartbeat_database)
 

@@ -27,7 +27,8 @@ from tuner import errors
             errors.UnknownWorkloadError("x", []),
             LookupError,
             "unknown_workload",
-            "no workload is called 'x'; known workloads: none yet (start a worker: it registers its workloads)",
+            "no workload is called 'x'; known workloads: none yet (start a worker: it registers its workloads; "
+            "CLIPTUNE_WORKLOADS names yours)",
         ),
         (
             errors.NoTrialsError(),

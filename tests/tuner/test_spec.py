@@ -55,6 +55,21 @@ def test_bound_is_refused_with_its_field(field: str, value: Any, words: str) -> 
     assert str(caught.value) == f"{field} {caught.value.reason}"
 
 
+def test_external_study_says_what_it_minimizes() -> None:
+    assert StudySpec(workload="my net", external=True, objective="perplexity").objective == "perplexity"
+    with pytest.raises(SpecError, match="objective is the workload's own: leave it out, or set external"):
+        StudySpec(workload="w", objective="perplexity")
+    for objective in ("", "x" * 101):
+        with pytest.raises(SpecError, match=f"must have 1 to 100 characters, got {len(objective)}"):
+            StudySpec(workload="w", external=True, objective=objective)
+
+
+def test_external_study_of_the_largest_element_needs_a_range() -> None:
+    with pytest.raises(SpecError, match="threshold_low and threshold_high are needed for value"):
+        StudySpec(workload="w", external=True, methods=("value",))
+    StudySpec(workload="w", external=True, methods=("value",), threshold_low=0.01, threshold_high=1.0)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "field", "words"),
     [

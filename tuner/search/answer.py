@@ -287,7 +287,7 @@ class Answer:
         if self.off is None or self.off_estimate.num_diverged > 0:
             return Verdict.INCONCLUSIVE, reasons.no_sound_trial(len(clip), num_diverged)
         sound = [trial for trial in complete if not trial.setting.is_off and trial.num_diverged == 0]
-        if sound and not any(lane.clip_fraction > 0 for trial in clip for lane in trial.lanes):
+        if sound and not any(lane.may_have_clipped for trial in clip for lane in trial.lanes):
             return Verdict.NO_DIFFERENCE, reasons.never_exceeded(
                 len(sound), _largest_norm((self.off, *sound))
             )

@@ -8,11 +8,11 @@ exception: a leader with a diverged fresh seed gives way to the next one.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tuner.evidence import Reference, Stage, Trial, TrialState
+from tuner.records import mean_known
 from tuner.search.space import round_threshold
 from tuner.search.statistics import mean_value
 from tuner.spec import OFF_SETTING, RATE_SCALES, ClipSetting, StudySpec
@@ -107,7 +107,7 @@ def candidates(trials: Iterable[Trial]) -> tuple[Trial, ...]:
         and trial.state is TrialState.COMPLETE
         and not trial.setting.is_off
         and trial.num_diverged == 0
-        and any(lane.clip_fraction > 0 for lane in trial.lanes)
+        and any(lane.may_have_clipped for lane in trial.lanes)
     ]
     return tuple(
         sorted(found, key=lambda trial: (mean_value(lane.value for lane in trial.lanes), trial.number))
@@ -204,11 +204,15 @@ def matched_setting(reference: Reference, trials: Sequence[Trial], leader: Trial
     lanes = [lane for trial in confirmed(trials, leader.setting) for lane in trial.lanes]
     if reference.features is None or reference.features.optimizer not in PROPORTIONAL or not lanes:
         return None
-    if statistics.fmean(lane.clip_fraction for lane in lanes) <= MATCHED_CLIP_FRACTION:
-        return None
     # By the first round, so that an extension repeats it.
     first = confirmed(trials, leader.setting)[0].lanes
-    scale = leader.setting.learning_rate_scale * statistics.fmean(lane.mean_scale for lane in first)
+    fraction, factor = (
+        mean_known(lane.clip_fraction for lane in lanes),
+        mean_known(lane.mean_scale for lane in first),
+    )
+    if fraction is None or factor is None or fraction <= MATCHED_CLIP_FRACTION:
+        return None
+    scale = leader.setting.learning_rate_scale * factor
     low, high = RATE_SCALES
     return ClipSetting(
         method=OFF_SETTING.method, learning_rate_scale=min(max(round_threshold(scale), low), high)

@@ -80,7 +80,7 @@ def untried(setting: ClipSetting, trials: Iterable[Trial]) -> tuple[float, float
     inert = [
         threshold
         for threshold, trial in above.items()
-        if trial.state is TrialState.COMPLETE and not any(lane.clip_fraction for lane in trial.lanes)
+        if trial.state is TrialState.COMPLETE and not any(lane.may_have_clipped for lane in trial.lanes)
     ]
     if not inert:
         return None

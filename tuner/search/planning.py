@@ -58,8 +58,8 @@ def plan_cohort(
         rung_steps=spec.rung_steps,
         divergence_factor=spec.divergence_factor,
         history=rung_history(spec.rung_steps, alike) if searches else {},
-        reference_norm=reference.l2_norm.median,
-        largest_norm=reference.l2_norm.max,
+        reference_norm=reference.median_norm,
+        largest_norm=None if reference.l2_norm is None else reference.l2_norm.max,
         lanes=spec.lanes,
         ended=tuple(trial.id for trial in alike if trial.cohort in cohorts and trial.state in _WITH_RESULT),
     )

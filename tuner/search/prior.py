@@ -142,7 +142,7 @@ def share_above(norms: NormSketch, threshold: float) -> float:
 
 def _picked(reference: Reference) -> Iterator[tuple[str, float, str]]:
     """Name, threshold and source of each rule whose figure was measured."""
-    norms, smoothness = reference.l2_norm, reference.smoothness
+    norms, smoothness = reference.norms, reference.smoothness
     yield "1.0", 1.0, "default of nanoGPT and of the Hugging Face Trainer"
     yield "median", norms.median, "Andrew et al. (2021), arXiv:1905.03871"
     yield START_RULE, norms.q90, "Google's deep learning tuning playbook"
@@ -168,7 +168,7 @@ def _mean(norms: NormSketch) -> float:
 
 def _rule(reference: Reference, name: str, threshold: float, source: str) -> Rule:
     setting = ClipSetting(method="global_norm", threshold=round_threshold(threshold))
-    relative, share = kappa(setting, reference), share_above(reference.l2_norm, threshold)
+    relative, share = kappa(setting, reference), share_above(reference.norms, threshold)
     assert relative is not None
     if share == 1:
         sentence = "below every norm: clips every step and so acts as a learning rate"
@@ -219,7 +219,7 @@ def _growth(reference: Reference) -> tuple[int, str] | None:
         return None
     if found.correlation < LEAST_CORRELATION:
         return 0, f"curvature does not follow the gradient's norm (correlation {found.correlation:.2f})"
-    growth = reference.l2_norm.max * found.l1 / found.l0 if found.l0 > 0 else math.inf
+    growth = reference.norms.max * found.l1 / found.l0 if found.l0 > 0 else math.inf
     level = (growth >= SOME_GROWTH) + (growth >= PLAIN_GROWTH)
     verb = ("hardly grows", "grows", "grows in proportion")[level]
     return level, f"curvature {verb} with the gradient's norm (L1 x largest norm / L0 = {growth:.3g})"
@@ -235,7 +235,7 @@ def _step(reference: Reference) -> tuple[int, str] | None:
         or features.learning_rate is None
     ):
         return None
-    curvature = smoothness.l0 + smoothness.l1 * reference.l2_norm.median
+    curvature = smoothness.l0 + smoothness.l1 * reference.norms.median
     length = features.learning_rate * curvature
     level = (length > STABLE_STEP) + (length > STABLE_WITH_MOMENTUM)
     fit = ("short enough", "too long without momentum", "too long")[level]

@@ -22,6 +22,7 @@ from tuner.evidence import (
     TrialState,
 )
 from tuner.methods import get_method
+from tuner.records import mean_known
 from tuner.search.answer import Answer
 from tuner.search.confirmation import PROPORTIONAL
 from tuner.search.failure import failure_rate
@@ -80,8 +81,8 @@ def recommend(
         off=answer.off_estimate,
         difference=comparison.difference if comparison else None,
         against_current=answer.against_current(),
-        clip_fraction=statistics.fmean(lane.clip_fraction for lane in lanes) if lanes else None,
-        mean_scale=statistics.fmean(lane.mean_scale for lane in lanes) if lanes else None,
+        clip_fraction=mean_known(lane.clip_fraction for lane in lanes),
+        mean_scale=mean_known(lane.mean_scale for lane in lanes),
         norms=_median_norms(lanes),
         spike_ratio=_median(lane.spike_ratio for lane in lanes),
         tail_index=_median(lane.tail_index for lane in lanes),

@@ -246,6 +246,7 @@ def threshold_ranges(spec: StudySpec, reference: Reference) -> tuple[ThresholdRa
 
     Raises:
         ValueError: if the table gives a method of the spec no range.
+        ProbeError: if a range is to be derived from norms, and none was told.
     """
     if spec.threshold_low is not None and spec.threshold_high is not None:
         return (ThresholdRange(method=spec.methods[0], low=spec.threshold_low, high=spec.threshold_high),)
@@ -257,12 +258,14 @@ def _default_range(method: Method, reference: Reference) -> ThresholdRange:
         return ThresholdRange(method=method.name, low=method.threshold_low, high=method.threshold_high)
     if method.scale is None or method.kappa_low is None or method.kappa_high is None:
         raise ValueError(f"method {method.name!r} has no search range")
-    median = reference_sketch(reference, method.scale).median
-    low, high = (round_threshold(kappa * median) for kappa in (method.kappa_low, method.kappa_high))
+    sketch = reference.norms if method.scale == "l2_norm" else reference_sketch(reference, method.scale)
+    if sketch is None:
+        raise ValueError(f"the reference has nothing to scale method {method.name!r} by")
+    low, high = (round_threshold(kappa * sketch.median) for kappa in (method.kappa_low, method.kappa_high))
     return ThresholdRange(method=method.name, low=low, high=high)
 
 
-def reference_sketch(reference: Reference, scale: GradientScale) -> NormSketch:
+def reference_sketch(reference: Reference, scale: GradientScale) -> NormSketch | None:
     """The probe's quantiles of one quantity.
 
     Args:
@@ -270,7 +273,7 @@ def reference_sketch(reference: Reference, scale: GradientScale) -> NormSketch:
         scale: which quantity.
 
     Returns:
-        Its sketch.
+        Its sketch; None if it was not measured.
     """
     return {"l2_norm": reference.l2_norm, "max_abs": reference.max_abs}[scale]
 
@@ -287,9 +290,8 @@ def kappa(setting: ClipSetting, reference: Reference) -> float | None:
         quantity.
     """
     scale = get_method(setting.method).scale
-    if setting.threshold is None or scale is None:
-        return None
-    return setting.threshold / reference_sketch(reference, scale).median
+    sketch = None if scale is None else reference_sketch(reference, scale)
+    return None if setting.threshold is None or sketch is None else setting.threshold / sketch.median
 
 
 def is_same(one: ClipSetting, other: ClipSetting) -> bool:

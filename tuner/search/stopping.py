@@ -38,7 +38,7 @@ def reason_to_stop(spec: StudySpec, trials: Iterable[Trial]) -> str | None:
 def _never_exceeded(trials: Sequence[Trial]) -> str | None:
     """Every clip setting trained like *off*."""
     clip = [trial for trial in trials if not trial.setting.is_off and trial.lanes]
-    if not clip or any(lane.clip_fraction > 0 or lane.diverged for trial in clip for lane in trial.lanes):
+    if not clip or any(lane.may_have_clipped or lane.diverged for trial in clip for lane in trial.lanes):
         return None
     return f"none of {len(clip)} thresholds was ever exceeded, so that each trained like off"
 

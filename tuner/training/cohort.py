@@ -124,6 +124,20 @@ class Progressed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LaneStarted:
+    """One lane trains by itself from here on, with the user's own loop: whatever breaks now is this trial's.
+
+    Attributes:
+        trial_id: which.
+        seed: its training seed.
+    """
+
+    trial_id: str
+    seed: int
+    kind: Literal["lane"] = "lane"
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaneValue:
     """Objective of one lane at one rung; ``value`` is None if the lane has diverged."""
 
@@ -134,12 +148,12 @@ class LaneValue:
 
 @dataclass(frozen=True, kw_only=True)
 class RungReached:
-    """Every live trial of the cohort reached a rung.
+    """Every live trial of the cohort reached a rung; a training function's trials do so one after the other.
 
     Attributes:
         index: number of the rung, from 0.
         step: the step it stands for.
-        values: one per live trial and seed.
+        values: one per live trial and seed; of a training function's trial, one per seed that was trained so far.
         pruned: trials that end here because they were worse than the median.
     """
 
@@ -157,7 +171,8 @@ class TrialEnded:
     Attributes:
         trial_id: which.
         state: ``complete`` (trained to the last rung, diverged lanes included) or ``pruned``.
-        lanes: one result per seed, ordered by seed.
+        lanes: one result per seed, ordered by seed; of a pruned trial of a training function, of the seeds that were
+            trained.
     """
 
     trial_id: str
@@ -179,14 +194,15 @@ class EngineChosen:
     """How the cohort is trained, and why; told once, before the first step, and again if it changes.
 
     Attributes:
-        path: ``lanes`` (as one batched program) or ``solo`` (one lane at a time).
-        num_lanes: lanes that train together; 1 for solo.
+        path: ``lanes`` (as one batched program), ``solo`` (one lane at a time) or ``external`` (by people's own
+            processes).
+        num_lanes: lanes that train together in one program.
         reason: a sentence.
         lanes_per_second: measured optimizer steps per second over all lanes, batched; None if not measured.
         solo_per_second: the same one lane at a time.
     """
 
-    path: Literal["lanes", "solo"]
+    path: Literal["lanes", "solo", "external"]
     num_lanes: int
     reason: str
     lanes_per_second: float | None = None
@@ -243,4 +259,4 @@ class CheckpointFailed:
 
 
 CheckpointEvent = Resumed | CheckpointSaved | CheckpointFailed
-Event = EngineChosen | Progressed | RungReached | TrialEnded | ProbeMeasured | CheckpointEvent
+Event = EngineChosen | LaneStarted | Progressed | RungReached | TrialEnded | ProbeMeasured | CheckpointEvent

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tuner.training.draws import Fill, redirect_draws
 from tuner.training.memory import is_out_of_memory
@@ -78,8 +79,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
-        # Tensors are known by identity, so each must live until the recording ends.
-        self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}
+        # Tensors are known by identity, and forgotten when the recorded code lets go of them, as in a plain run.
+        self._nodes = WeakTensorKeyDictionary()
         for number, tensor in enumerate(inputs):
             self._remember(tensor, self.graph.placeholder(f"input_{number}"))
 
@@ -120,15 +121,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def node_of(self, tensor: Tensor) -> fx.Node:
         """Where a tensor came from; one that nothing recorded made is a constant."""
-        if id(tensor) not in self._nodes:
+        if tensor not in self._nodes:
             name = f"constant_{len(self.constants)}"
             self.constants[name] = tensor.detach() if tensor.requires_grad else tensor
             self._remember(tensor, self.graph.get_attr(name))
-        return self._nodes[id(tensor)][1]
+        node: fx.Node = self._nodes[tensor]
+        return node
 
     def _remember(self, tensor: Tensor, node: fx.Node) -> None:
         node.meta["shape"], node.meta["dtype"] = tensor.shape, tensor.dtype
-        self._nodes[id(tensor)] = (tensor, node)
+        self._nodes[tensor] = node
 
 
 def _indexes_by_number(func: Any, args: tuple[Any, ...]) -> bool:

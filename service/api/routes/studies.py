@@ -51,8 +51,10 @@ def create_study(
     """Submit a study. Repeat the same request with the same Idempotency-Key as often as you like."""
     key = _require_key(idempotency_key)
     _require_budget(body, app.settings)
-    with app.database.read() as session:
-        parameters = workloads.resolve(session, body.workload, body.parameters)
+    parameters = dict(body.parameters)
+    if not body.external:
+        with app.database.read() as session:
+            parameters = workloads.resolve(session, body.workload, body.parameters)
     with app.database.write() as session:
         submitted = studies.create(
             session,

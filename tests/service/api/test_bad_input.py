@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,6 +232,10 @@ WITH_KEY = [
     ("GET", f"/v1/studies/{uuid.UUID(int=0)}/recommendation"),
     ("POST", f"/v1/studies/{uuid.UUID(int=0)}/cancel"),
     ("POST", f"/v1/studies/{uuid.UUID(int=0)}/extend"),
+    ("POST", f"/v1/studies/{uuid.UUID(int=0)}/trials:ask"),
+    ("POST", f"/v1/trials/{uuid.UUID(int=0)}/heartbeat"),
+    ("POST", f"/v1/trials/{uuid.UUID(int=0)}/report"),
+    ("POST", f"/v1/trials/{uuid.UUID(int=0)}/complete"),
     ("POST", "/v1/studies"),
     ("GET", "/v1/recommendations?workload=w"),
     ("GET", f"/v1/recommendations/{uuid.UUID(int=0)}"),
@@ -245,9 +250,7 @@ def test_the_list_of_routes_with_a_key_is_complete(api: Any) -> None:
     documented = {
         (
             method.upper(),
-            path.replace("{study_id}", str(uuid.UUID(int=0))).replace(
-                "{recommendation_id}", str(uuid.UUID(int=0))
-            ),
+            re.sub(r"{\w+}", str(uuid.UUID(int=0)), path),
         )
         for path, operations in api.app.openapi()["paths"].items()
         for method in operations
@@ -258,7 +261,15 @@ def test_the_list_of_routes_with_a_key_is_complete(api: Any) -> None:
 
 def body_of(api: Any, method: str, path: str) -> dict[str, Any]:
     """What a route needs to be sent, besides the key."""
-    bodies = {"/v1/studies": api.body(), "/extend": {"num_seeds": 2}}
+    token = {"lease_token": f"0.1.{'A' * 43}"}
+    bodies = {
+        "/v1/studies": api.body(),
+        "/extend": {"num_seeds": 2},
+        "/trials:ask": {"client_id": "a"},
+        "/heartbeat": token,
+        "/report": token | {"step": 1},
+        "/complete": token | {"outcome": "complete"},
+    }
     ending = next((end for end in bodies if method == "POST" and path.endswith(end)), None)
     return {} if ending is None else {"json": bodies[ending], "headers": {"Idempotency-Key": "k"}}
 
@@ -279,6 +290,8 @@ def test_a_key_without_the_scope_is_refused(api: Any, method: str, path: str) ->
     none = api.with_key(api.new_key(scopes=[]))
     options = body_of(api, method, path)
     needed = "write" if method == "POST" else "read"
+    if path.endswith((":ask", "/heartbeat", "/report", "/complete")):
+        needed = "worker"
     assert_problem(none.request(method, path, **options), 403, "forbidden", f"this needs {needed}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.probe import ProbeFailedError, _receive, _refuse
+from service.cli.probe import ProbeFailedError, _receive, refuse
 from service.errors import TrainingError
 from service.launchers.local import TrainingProcess
 from service.launchers.protocol import Broken
@@ -145,7 +145,7 @@ def test_interrupted_probe_leaves_no_process() -> None:
 def test_refusal_of_the_science_package_keeps_its_sentence_and_code() -> None:
     told = Broken(cause="bug", detail="ProbeError: the gradient is 0; repair it", traceback="Traceback ...")
     with pytest.raises(ProbeFailedError) as caught:
-        _refuse(told)
+        refuse(told)
     assert (str(caught.value), caught.value.code) == ("the gradient is 0; repair it", "probe_failed")
     assert caught.value.exit_code == 2
 
@@ -153,7 +153,7 @@ def test_refusal_of_the_science_package_keeps_its_sentence_and_code() -> None:
 def test_error_of_the_workloads_own_code_says_where_it_came_from() -> None:
     told = Broken(cause="bug", detail="KeyError: 'x'", traceback="Traceback ...\n  in my_workload.py")
     with pytest.raises(TrainingError, match=r"KeyError: 'x'\nTraceback ...\n  in my_workload.py") as caught:
-        _refuse(told)
+        refuse(told)
     assert caught.value.cause == "bug"
 
 

@@ -188,6 +188,10 @@ def engine(path: str, reason: str, *rates: float | None, lanes: int = 24) -> Eve
             "engine   24 lanes together, 4.9 times as fast as one at a time",
         ),
         (engine("lanes", "the study sets the number", None, None), "engine   24 lanes together"),
+        (
+            engine("external", "trained by whoever asks for a lane", None, None, lanes=1),
+            "engine   trained elsewhere: `cliptune run --study ID -- COMMAND` trains a lane at a time",
+        ),
         (engine("solo", "it is faster\nby far", None, None), "engine   one lane at a time: it is faster"),
         (engine("solo", "", None, None), "engine   one lane at a time: no reason given"),
     ],

@@ -1,0 +1,63 @@
+"""The statements that are asked most read an index, however many lanes there are."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from service.lanes import LaneQueue
+
+NUM_TRIALS, SEEDS = 2000, range(3)
+
+
+@pytest.fixture
+def backlog(bench: Any) -> Any:
+    """A study with thousands of lanes, and two more; on the database's own clock."""
+    bench.queue = LaneQueue(bench.database, lease_seconds=60)
+    bench.studies = [bench.study() for _ in range(3)]
+    for study_id in bench.studies:
+        bench.put_up(study_id, [str(uuid.uuid4()) for _ in range(NUM_TRIALS)], seeds=SEEDS, is_probe=True)
+    return bench
+
+
+def plans(bench: Any, word: str, operation: Any) -> list[str]:
+    """Plans of an operation's statements that hold a word, explained with their very parameters."""
+    explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}[bench.database.dialect]
+    found = []
+
+    def before(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        del connection
+        if word in statement:
+            cursor.execute(explain + statement, parameters)
+            found.append("\n".join(str(row[-1]) for row in cursor.fetchall()))
+
+    event.listen(bench.database.engine, "before_cursor_execute", before)
+    operation()
+    event.remove(bench.database.engine, "before_cursor_execute", before)
+    return found
+
+
+def test_a_lane_is_found_in_the_order_of_asking(backlog: Any) -> None:
+    study_id = backlog.studies[1]
+    (plan,) = plans(backlog, "ORDER BY position LIMIT 1", lambda: backlog.ask(study_id))
+    assert "ix_cliptune_lanes_ask" in plan
+    assert "Seq Scan" not in plan and "SCAN cliptune_lanes" not in plan
+
+
+def test_a_report_touches_its_own_lane_by_its_key(backlog: Any) -> None:
+    lease = backlog.ask(backlog.studies[0])
+    (hold,) = plans(backlog, "FROM cliptune_lanes AS lane", lambda: backlog.report(lease, 1, 1.0))
+    (tell,) = plans(backlog, "SET step", lambda: backlog.report(lease, 2, 1.0))
+    key = {"sqlite": "sqlite_autoindex_cliptune_lanes_1", "postgresql": "pk_cliptune_lanes"}
+    for plan in (hold, tell):
+        assert key[backlog.database.dialect] in plan, plan
+
+
+def test_a_reap_looks_at_leased_lanes_only(backlog: Any) -> None:
+    lease = backlog.ask(backlog.studies[0])
+    (plan,) = plans(backlog, "LIMIT 1", backlog.queue.reap)
+    assert "ix_cliptune_lanes_leased" in plan and "Seq Scan on cliptune_lanes" not in plan
+    assert backlog.heartbeat(lease).go_on
