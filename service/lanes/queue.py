@@ -340,7 +340,7 @@ class LaneQueue:
 
     def _prunes(self, held: Held, rungs: tuple[int, ...]) -> bool:
         """Decide about the trial at the rungs that a report reached, and end its lanes if it is hopeless."""
-        names = {"now": None, "study_id": held.study_id}
+        names = {"now": None, "study_id": held.study_id, "trial_id": held.trial_id}
         rivals = self._database.glance(lambda connection: connection.execute(self._sql.rivals, names).all())
         if not ends_trial(rivals, trial_id=held.trial_id, rungs=rungs, spec=held.spec):
             return False

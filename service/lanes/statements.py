@@ -109,13 +109,14 @@ UPDATE cliptune_lanes SET state = :state, attempt = :attempt, lost_count = :lost
 WHERE {_MINE} RETURNING state
 """
 
-# A lane that nobody has leased yet says nothing.
+# A lane that nobody has begun says nothing, and one of a seed that this trial has not begun is not compared.
 _RIVALS = """
 SELECT trial.id AS trial_id, trial.method, trial.threshold, trial.learning_rate_scale, trial.stage,
   lane.seed, lane.state, lane.step, lane.rungs
-FROM cliptune_trials AS trial JOIN cliptune_lanes AS lane ON lane.trial_id = trial.id
-WHERE trial.study_id = :study_id AND trial.stage = 'search'
-  AND lane.fence > 0
+FROM cliptune_lanes AS lane JOIN cliptune_trials AS trial ON trial.id = lane.trial_id
+WHERE lane.study_id = :study_id AND lane.state IN ('leased', 'complete', 'pruned', 'diverged')
+  AND trial.stage = 'search'
+  AND lane.seed IN (SELECT seed FROM cliptune_lanes WHERE trial_id = :trial_id AND fence > 0)
 ORDER BY trial.number, lane.seed
 """
 
