@@ -2,9 +2,9 @@
 
 ``python benchmarks/integrations_http.py`` starts ``cliptune api`` on SQLite and on PostgreSQL in turn, puts up studies
 (25 cohorts of 8 settings x 3 seeds each) and lets 1 and 32 clients work them off, four at a time, in a closed loop,
-each over a keep-alive connection from a process of their own. One JSON line per database and number of clients; the goal is
-300 round trips per second with 32 clients on PostgreSQL, with a p99 under 100 ms. Beside it the same connections on
-GET /healthz.
+each over a keep-alive connection from a process of their own. One JSON line per database and number of clients; the
+goal is 300 round trips per second with 32 clients on PostgreSQL, with a p99 under 100 ms. Beside it the same
+connections on GET /healthz.
 """
 
 from __future__ import annotations
