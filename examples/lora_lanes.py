@@ -9,7 +9,7 @@ Memory is what torch's allocator handed out, counted exactly and without the int
 
 - *at rest*: bytes of all tensors alive between two steps (gradients are not);
 - *at peak*: that, and the most that was allocated at once during a step, from torch's own memory profiler;
-- *first step*: the same for the one step that records the program, which keeps every intermediate result;
+- *first step*: the same for the one step that records the program while it runs;
 - *activations*: what one lane's forward keeps for its backward, by autograd's saved-tensor hooks.
 
 Each is the difference between two numbers of lanes, divided by the lanes between: what all lanes share drops out. The
