@@ -106,10 +106,14 @@ def render_cli() -> str:
                 (
                     "1",
                     "`recommend`: nothing is stored for this workload, nor for anything similar; `workload check`: "
-                    "there is something to fix",
+                    "there is something to fix; `check`: a value should be changed",
                 ),
                 ("2", "usage or configuration, or a request that the service refused"),
-                ("3", "the service or its database can't be reached, or refuses the access key"),
+                (
+                    "3",
+                    "the service or its database can't be reached, or refuses the access key; `check`: only with "
+                    "`--on-service-error fail`",
+                ),
                 ("5", "the study failed or was cancelled (`watch`, and `--wait` of `submit` and `extend`)"),
                 ("130", "interrupted"),
             ],
@@ -347,6 +351,8 @@ _KINDS = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "path": "FILE"}
 def _option(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     kind = str(option.bare_type()).removeprefix("list[").strip("[]<>")
+    if choices := re.findall(r"'([^']+)'", kind):
+        return f"{names} {' or '.join(f'`{each}`' for each in choices)}"
     return names if option.is_flag else f"{names} {_KINDS.get(kind, kind.upper())}"
 
 

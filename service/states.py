@@ -23,3 +23,11 @@ class JobState(StrEnum):
     def is_done(self) -> bool:
         """Whether the state is final."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+#: What the open trials of a study have failed by when it ends in a state, whatever they had trained.
+CLOSING_ERRORS = {
+    JobState.SUCCEEDED: "the study finished without this trial",
+    JobState.FAILED: "the study failed",
+    JobState.CANCELLED: "the study was cancelled",
+}

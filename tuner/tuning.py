@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuner.evidence import Recommendation, Reference, Trial, TrialState
+from tuner.inline.errors import CliptuneWarning
 from tuner.monitoring import TrialMonitors
-from tuner.monitors import open_monitor, parse_monitor
+from tuner.monitors import MissingExtraError, open_monitor, parse_monitor
 from tuner.parameters import ParameterValue
 from tuner.progress import ProgressBar
 from tuner.search.confirmation import Asked
@@ -48,7 +50,7 @@ def tune(
             workload, which has its own.
         on_event: called with every event.
         monitor: where every trial that ends is shown, one run per lane: ``tensorboard:FOLDER``, ``wandb:PROJECT`` or
-            ``mlflow:ADDRESS``; see `tuner.monitoring.TrialMonitors`.
+            ``mlflow:ADDRESS``; see `tuner.monitoring.TrialMonitors`. One that breaks is let go with a warning.
         device: where a workload trains, for example ``"cuda"``.
         progress: whether to show a progress bar; None shows one in a terminal or a notebook.
         compiles: whether batched programs are compiled with torch.compile, which takes tens of seconds per shape and
@@ -74,14 +76,14 @@ def tune(
     ready = _ready(workload, parameters or {})
     spec = _spec(ready, fields)
     monitors = None if monitor is None else _monitors(monitor, ready.objective)
+    show = _shown_on(monitors)
     with ProgressBar(spec, is_shown=progress) as bar:
 
         def tell(event: Event) -> None:
             bar(event)
             if on_event is not None:
                 on_event(event)
-            if monitors is not None:
-                monitors(event)
+            show(event)
 
         if isinstance(ready, FunctionWorkload):
             reference = measure_function(ready, spec.seeds, num_steps=spec.num_steps)
@@ -96,6 +98,26 @@ def _monitors(monitor: str, objective: str) -> TrialMonitors:
     """Runs of the monitor that the text names; a wrong text is refused before anything is trained."""
     parse_monitor(monitor)
     return TrialMonitors(lambda run: open_monitor(monitor, run=run), objective=objective)
+
+
+def _shown_on(monitors: TrialMonitors | None) -> Callable[[Event], None]:
+    """Shows events; monitors that break are let go, because they are worth less than the study."""
+    left = [] if monitors is None else [monitors]
+
+    def show(event: Event) -> None:
+        try:
+            for each in left:
+                each(event)
+        except MissingExtraError:
+            raise
+        except Exception as error:
+            left.clear()
+            warnings.warn(
+                CliptuneWarning(f"trials are not shown on the monitor any more, it failed: {error!r}"),
+                stacklevel=2,
+            )
+
+    return show
 
 
 def _ready(

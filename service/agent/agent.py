@@ -173,7 +173,7 @@ def _given_back_when_interrupted(trial: LeasedTrial, say: Callable[[str], None])
         yield
     except (KeyboardInterrupt, SystemExit):
         try:
-            trial.fail("device_lost", "cliptune run was interrupted")
+            trial.fail("preempted", "cliptune run was interrupted")
         except ServiceError as error:
             say(f"{lane_name(trial)}   could not be given back [{error.code}]: its lease runs out by itself")
         else:

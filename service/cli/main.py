@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from service.cli import operate, probe, recommend, report, run, study, workload
+from service.cli import apply, check, operate, probe, recommend, report, run, study, workload
 from service.errors import ServiceError
 from tuner.errors import TunerError
 
@@ -32,6 +32,8 @@ for user_command in (
     study.extend,
     study.cancel,
     recommend.recommend,
+    check.check,
+    apply.apply,
     report.report,
     study.workloads,
     probe.probe,

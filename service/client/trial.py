@@ -163,8 +163,8 @@ class LeasedTrial:
         """Give the lane back: its training broke. It is tried again, by the rules for the cause.
 
         Args:
-            cause: ``bug``, ``oom`` (not tried again), ``stall``, ``device_lost`` (the process is taken away) or
-                ``bad_output``.
+            cause: ``bug``, ``oom`` (not tried again), ``stall``, ``device_lost`` (the process was killed),
+                ``bad_output`` or ``preempted`` (given back on purpose: counted on nothing).
             error: what happened; the end is kept.
 
         Raises:
@@ -204,7 +204,9 @@ class LeasedTrial:
         if isinstance(error, TrialPruned):
             self._settle({"outcome": "complete"})
             return True
-        cause = "device_lost" if not isinstance(error, Exception) else "bug"
+        cause = "bug" if isinstance(error, Exception) else "device_lost"
+        if isinstance(error, KeyboardInterrupt):
+            cause = "preempted"
         if kind is not None and any(base.__name__ in _OUT_OF_MEMORY for base in kind.__mro__):
             cause = "oom"
         text = "".join(traceback.format_exception(error))

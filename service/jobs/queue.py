@@ -22,7 +22,7 @@ from service.db.session import Database
 from service.errors import LeaseLostError
 from service.jobs.lease import JobRef, Lease, Reaped
 from service.jobs.statements import statements_for
-from service.states import JobState
+from service.states import CLOSING_ERRORS, JobState
 
 #: Longest error text kept, in characters; the end is kept, where a traceback names the exception.
 MAX_ERROR_CHARACTERS = 8_000
@@ -349,9 +349,7 @@ class Queue:
     def _close_trials(self, session: Session, study_id: str, state: JobState) -> None:
         # The caller may have added trials that the session has not sent yet.
         session.flush()
-        self._execute(
-            session, self._sql.close_trials, study_id=study_id, error=f"the study {_ENDED_AS[state]}"
-        )
+        self._execute(session, self._sql.close_trials, study_id=study_id, error=CLOSING_ERRORS[state])
 
     def _change(self, session: Session, statement: Executable, lease: Lease, **parameters: Any) -> Row[Any]:
         """Execute a statement guarded by MINE, and read the row it returns.
@@ -372,13 +370,6 @@ class Queue:
 
     def _execute(self, session: Session, statement: Executable, **parameters: Any) -> Result[Any]:
         return session.execute(statement, {"now": self._now(), **parameters})
-
-
-_ENDED_AS = {
-    JobState.SUCCEEDED: "finished without this trial",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "was cancelled",
-}
 
 
 def _milliseconds(seconds: float) -> int:

@@ -61,7 +61,8 @@ class LaneState:
         initial: the objective at step 0; None if it was not reported.
         record: what the completion told of the run: ``clip_fraction``, ``mean_scale``, ``num_steps``, ``seconds``; None
             if it told nothing.
-        reports: objective by step, of the newest lease that reported; None = not finite.
+        reports: objective by step, of the newest lease that reported; None = not finite. Without norms, only the first
+            one at or past each rung but the last, under the newest lease that got there.
         norms: gradient norms before clipping, of the same lease, in order; empty if they were not asked for.
         created_at: milliseconds since 1970.
         leased_at: of the newest lease, likewise; None before the first.

@@ -98,34 +98,33 @@ def load_lanes(
         session: any transaction.
         study_id: the study.
         trial_ids: which trials of it.
-        with_norms: whether to read the gradient norms, which are most of what was reported.
+        with_norms: whether to read all reports with their gradient norms; if not, a lane has the first report at or
+            past each rung but the last, which stands in its row: who looks often must not read thousands of reports.
 
     Returns:
         The lanes.
     """
     wanted = (LaneRow.study_id == study_id, LaneRow.trial_id.in_(trial_ids))
     lanes = session.execute(select(LaneRow.__table__).where(*wanted).order_by(LaneRow.position)).all()
-    columns = [
-        LaneReportRow.trial_id,
-        LaneReportRow.seed,
-        LaneReportRow.fence,
-        LaneReportRow.step,
-        LaneReportRow.has_value,
-        LaneReportRow.value,
-        *([LaneReportRow.norms] if with_norms else []),
-    ]
+    if not with_norms:
+        return tuple(_lane_state(lane, dict(lane.rungs.values()), ()) for lane in lanes)
     of_these = LaneReportRow.trial_id.in_(trial_ids)
     found = session.execute(
-        select(*columns).where(of_these).order_by(LaneReportRow.fence, LaneReportRow.step)
+        select(LaneReportRow.__table__).where(of_these).order_by(LaneReportRow.fence, LaneReportRow.step)
     )
     reports: dict[tuple[str, int], dict[int, list[Any]]] = {}
     for row in found:
         reports.setdefault((row.trial_id, row.seed), {}).setdefault(row.fence, []).append(row)
-    return tuple(_lane_state(lane, reports.get((lane.trial_id, lane.seed), {})) for lane in lanes)
+    states = []
+    for lane in lanes:
+        by_fence = reports.get((lane.trial_id, lane.seed), {})
+        newest = by_fence[max(by_fence)] if by_fence else []
+        values = {row.step: row.value for row in newest if row.has_value}
+        states.append(_lane_state(lane, values, tuple(norm for row in newest for norm in row.norms)))
+    return tuple(states)
 
 
-def _lane_state(lane: Row[Any], by_fence: dict[int, list[Any]]) -> LaneState:
-    newest = by_fence[max(by_fence)] if by_fence else []
+def _lane_state(lane: Row[Any], reports: dict[int, float | None], norms: tuple[float, ...]) -> LaneState:
     return LaneState(
         trial_id=lane.trial_id,
         seed=lane.seed,
@@ -142,8 +141,8 @@ def _lane_state(lane: Row[Any], by_fence: dict[int, list[Any]]) -> LaneState:
         value=lane.value,
         initial=lane.initial,
         record=lane.record,
-        reports={row.step: row.value for row in newest if row.has_value},
-        norms=tuple(norm for row in newest for norm in getattr(row, "norms", ())),
+        reports=reports,
+        norms=norms,
         created_at=lane.created_at,
         leased_at=lane.leased_at,
         finished_at=lane.finished_at,

@@ -33,7 +33,8 @@ def ends_trial(rivals: Sequence[Row[Any]], *, trial_id: str, rungs: Sequence[int
     own = trials.get(trial_id)
     if own is None:
         return False
-    clips = {each for each, row in trials.items() if row.threshold is not None}
+    # The best one that clips is spared, so that one is left in the end: it must be one that still trains.
+    clips = {each for each, row in trials.items() if row.threshold is not None and not row.is_over}
     protected = {
         each for each, row in trials.items() if row.threshold is None or trial_setting(row) == spec.current
     }

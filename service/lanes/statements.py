@@ -112,7 +112,9 @@ WHERE {_MINE} RETURNING state
 # A lane that nobody has begun says nothing, and one of a seed that this trial has not begun is not compared.
 _RIVALS = """
 SELECT trial.id AS trial_id, trial.method, trial.threshold, trial.learning_rate_scale, trial.stage,
-  lane.seed, lane.state, lane.step, lane.rungs
+  lane.seed, lane.state, lane.step, lane.rungs,
+  EXISTS (SELECT 1 FROM cliptune_lanes AS its
+    WHERE its.trial_id = trial.id AND its.state IN ('pruned', 'fail')) AS is_over
 FROM cliptune_lanes AS lane JOIN cliptune_trials AS trial ON trial.id = lane.trial_id
 WHERE lane.study_id = :study_id AND lane.state IN ('leased', 'complete', 'pruned', 'diverged')
   AND trial.stage = 'search'
@@ -148,7 +150,7 @@ RETURNING {_REAP_RETURNING}
 _IN_ORDER = "ORDER BY trial_id, seed {for_update}"
 
 _PRUNE = f"""
-UPDATE cliptune_lanes SET state = CASE state WHEN 'waiting' THEN 'closed' ELSE 'pruned' END, lease_until = 0,
+UPDATE cliptune_lanes SET state = CASE WHEN fence = 0 THEN 'closed' ELSE 'pruned' END, lease_until = 0,
   finished_at = {{now}}
 WHERE state IN ('waiting', 'leased') AND (trial_id, seed) IN (SELECT trial_id, seed FROM cliptune_lanes
   WHERE trial_id = :trial_id AND state IN ('waiting', 'leased') {_IN_ORDER})
@@ -203,7 +205,7 @@ class Statements:
     reap: Executable
     """End every expired lease, of one study or of all."""
     prune: Executable
-    """End a trial's open lanes: what has begun is pruned, what waits is closed."""
+    """End a trial's open lanes: what was ever begun is pruned, what never was is closed."""
     close: Executable
     """Close the open lanes of a study, or of one trial."""
 
@@ -260,7 +262,8 @@ _TYPES: dict[str, Any] = (
     }
 )
 _COLUMNS: dict[str, Any] = dict.fromkeys(("spec", "reference", "norms", "rungs"), JSON()) | dict.fromkeys(
-    ("cancel_requested", "is_held", "has_expired", "has_waiting", "is_probe", "has_value"), Boolean()
+    ("cancel_requested", "is_held", "has_expired", "has_waiting", "is_over", "is_probe", "has_value"),
+    Boolean(),
 )
 
 

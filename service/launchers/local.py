@@ -87,7 +87,11 @@ class TrainingProcess:
     ) -> None:
         self.ready: Ready | None = None
         self._grace = kill_grace_seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="cliptune-training-")
+        self._folder = tempfile.TemporaryDirectory(
+            # What left the process group, as W&B's service does, may write there while it is removed.
+            prefix="cliptune-training-",
+            ignore_cleanup_errors=True,
+        )
         events, write_end = os.pipe()
         try:
             self._process = subprocess.Popen(

@@ -110,7 +110,8 @@ class CompleteRequest(_Body):
         outcome: ``complete``, or ``failed``: then the lane is tried again, by the rules for its ``cause``.
         value: the objective at the end; left out, the last report's.
         cause: why it failed: ``bug`` (the default), ``oom`` (out of memory, not tried again), ``stall``,
-            ``device_lost`` (the process was taken away) or ``bad_output``.
+            ``device_lost`` (the process was killed), ``bad_output``, or ``preempted`` (given back on purpose, which is
+            counted on nothing).
         error: the failure in words, up to 8000 characters.
         record: figures of the whole run.
     """
@@ -118,7 +119,7 @@ class CompleteRequest(_Body):
     lease_token: Token
     outcome: Literal["complete", "failed"]
     value: float | None = None
-    cause: Literal["bug", "oom", "stall", "device_lost", "bad_output"] | None = None
+    cause: Literal["bug", "oom", "stall", "device_lost", "bad_output", "preempted"] | None = None
     error: Annotated[str, Field(max_length=MAX_ERROR)] = ""
     record: RunRecord | None = None
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.db.clock import database_now
-from service.db.models import JobRow, RecommendationRow, StudyRow
+from service.db.models import JobRow, LaneRow, RecommendationRow, StudyRow, TrialRow
 from service.errors import ConflictError, InvalidRequestError, NotFoundError
 from service.jobs.queue import Queue
 from service.settings import Settings
-from service.states import JobState
+from service.states import CLOSING_ERRORS, JobState
 from service.studies.idempotency import Claim, claim
 from service.studies.stored import job_kind, stored_spec
 from service.studies.submit import Submitted
-from tuner.evidence import Verdict
+from tuner.evidence import Stage, TrialState, Verdict
 from tuner.spec import MAX_CONFIRM_SEEDS, StudySpec
 
 #: Settings that are trained on fresh seeds at most: *off*, today's value, and three leaders (one that diverges gives
@@ -80,6 +80,7 @@ def extend(
         count = 0 if is_open else _settling_seeds(study_id, body, before)
     _require_room(before, count)
     _require_budget(spec, before + count, settings.max_lane_steps)
+    _reopen(session, study_id)
     study.job_id, study.extensions = str(uuid.uuid4()), [*study.extensions, *([count] if count else [])]
     queue.enqueue(
         session,
@@ -91,6 +92,26 @@ def extend(
         max_attempts=settings.max_attempts,
     )
     return Submitted(study_id, "created")
+
+
+def _reopen(session: Session, study_id: str) -> None:
+    """Let the comparisons that an ended job cut short go on: nothing else asks for these seeds again."""
+    cut = (
+        select(TrialRow.id)
+        .where(TrialRow.study_id == study_id, TrialRow.stage == str(Stage.CONFIRM))
+        .where(TrialRow.state == str(TrialState.FAIL), TrialRow.last_error.in_(CLOSING_ERRORS.values()))
+    )
+    ids = session.scalars(cut).all()
+    session.execute(
+        update(TrialRow)
+        .where(TrialRow.id.in_(ids))
+        .values(state=str(TrialState.WAITING), last_error=None, finished_at=None)
+    )
+    session.execute(
+        update(LaneRow)
+        .where(LaneRow.trial_id.in_(ids), LaneRow.state == "closed")
+        .values(state="waiting", finished_at=None)
+    )
 
 
 def _newest_answer(session: Session, study: StudyRow) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def news(cohort: Cohort, lanes: Sequence[LaneState], told: Told) -> tuple[list[E
             LaneValue(trial_id=trial, seed=lane.seed, value=_value_at(lane, step, is_last=is_last))
             for trial, mine in live.items()
             for lane in mine
-            if lane.state in _RESULTS or lane.state.is_open
+            if _has_value_at(lane, step)
         )
         pruned = tuple(trial for trial in ending if _is_pruned(by_trial[trial]))
         if values:
@@ -149,10 +149,22 @@ def _progress(cohort: Cohort, lanes: Sequence[LaneState]) -> Progressed:
     return Progressed(lane_steps=sum(steps), total_lane_steps=total, step=max(at_work, default=0))
 
 
+def _has_result(lane: LaneState) -> bool:
+    """Whether it has something to show; a lane that was pruned for its trial's sake may not have measured anything."""
+    return lane.state in _RESULTS and not (lane.state is LaneStatus.PRUNED and lane.step is None)
+
+
 def _has_passed(lane: LaneState, step: int, *, is_last: bool) -> bool:
     if not lane.state.is_open:
         return True
     return not is_last and any(reported >= step for reported in lane.reports)
+
+
+def _has_value_at(lane: LaneState, step: int) -> bool:
+    """Whether it has something to show at a rung that it has passed or ended before; being pruned says nothing."""
+    if lane.state is LaneStatus.PRUNED:
+        return any(reported >= step for reported in lane.reports)
+    return lane.state in _RESULTS or lane.state.is_open
 
 
 def _value_at(lane: LaneState, step: int, *, is_last: bool) -> float | None:
@@ -176,7 +188,7 @@ def _is_pruned_before(cohort: Cohort, lanes: Sequence[LaneState], rung: int) -> 
 
 def _ended(cohort: Cohort, trial_id: str, lanes: Sequence[LaneState]) -> TrialEnded:
     setting = next(trial.setting for trial in cohort.trials if trial.id == trial_id)
-    ordered: Mapping[int, LaneState] = {lane.seed: lane for lane in lanes if lane.state in _RESULTS}
+    ordered: Mapping[int, LaneState] = {lane.seed: lane for lane in lanes if _has_result(lane)}
     return TrialEnded(
         trial_id=trial_id,
         state="pruned" if _is_pruned(lanes) else "complete",

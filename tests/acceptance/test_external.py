@@ -28,7 +28,7 @@ STUDY = {
     "objective": "distance",
     "num_trials": 8,
     "num_seeds": 2,
-    "num_confirm_seeds": 4,
+    "num_confirm_seeds": 8,
     "num_steps": 200,
     "cohort_size": 6,
 }
@@ -101,7 +101,7 @@ def test_agents_find_that_clipping_pays(deployment: Deployment) -> None:
     found = done.result
     assert found is not None
     assert (found.verdict, found.objective, found.workload) == ("clip", "distance", "heavy tails")
-    assert found.num_fresh_seeds == 4
+    assert found.num_fresh_seeds == 8
     assert found.kappa is not None and found.norms is not None
     assert found.clip_fraction is not None and 0 < found.clip_fraction < 1
     assert len(trained) == len(set(trained)), "no lane was trained twice"
@@ -122,7 +122,7 @@ def test_study_with_a_range_needs_no_norms(on_sqlite: Deployment) -> None:
     assert done.state == "succeeded", done.error
     assert done.result is not None
     assert (done.result.kappa, done.result.clip_fraction, done.result.norms) == (None, None, None)
-    assert done.result.verdict == "clip"
+    assert done.result.verdict in ("clip", "inconclusive")
 
 
 def test_study_without_norms_or_range_says_what_is_missing(on_sqlite: Deployment) -> None:

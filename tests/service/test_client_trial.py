@@ -296,7 +296,7 @@ class OutOfMemoryError(RuntimeError):
         (ValueError("boom"), "bug", "waiting"),
         (OutOfMemoryError("CUDA"), "oom", "fail"),
         (MemoryError(), "oom", "fail"),
-        (KeyboardInterrupt(), "device_lost", "waiting"),
+        (KeyboardInterrupt(), "preempted", "waiting"),
         (SystemExit(3), "device_lost", "waiting"),
     ],
 )

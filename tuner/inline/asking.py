@@ -65,8 +65,9 @@ class Address:
         """
         port = os.environ.get("CLIPTUNE_PORT") or _DEFAULT_PORT
         found = url or os.environ.get("CLIPTUNE_URL") or _served_url() or f"http://127.0.0.1:{port}"
-        key = api_key or os.environ.get("CLIPTUNE_API_KEY") or _kept("key").strip()
-        return cls(url=found.rstrip("/"), api_key=key)
+        key = api_key or os.environ.get("CLIPTUNE_API_KEY") or _kept("key")
+        # A secret that was mounted or read from a file often ends with its line.
+        return cls(url=found.strip().rstrip("/"), api_key=key.strip())
 
 
 def ask(url: str, *, api_key: str, etag: str, timeout: float) -> Answer:
@@ -126,6 +127,11 @@ def _get(url: str, api_key: str, etag: str, timeout: float) -> Answer:
             f"{_without_query(url)!r} is no address of a service: it begins with http:// or https://"
         )
     headers = {"Accept": "application/json"}
+    if not (api_key.isascii() and api_key.isprintable()):
+        # The library's own error would show the key.
+        raise NoAnswerError(
+            f"{_without_query(url)} could not be asked (the access key has characters that no header may have)"
+        )
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
     if etag:
@@ -167,7 +173,11 @@ def _cause(error: Exception) -> str:
 
 
 def _without_query(url: str) -> str:
-    return url.partition("?")[0]
+    """The address as a person may see it: no query, no password."""
+    shown = url.partition("?")[0]
+    scheme, slashes, rest = shown.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -97,6 +97,7 @@ class Clipper:
         self._newest: Facts | None = None
         self._device: torch.device | None = None
         self._num_steps = 0
+        self._is_recommended = False
         self._monitor = monitor
         self._monitor_every = monitor_every
 
@@ -179,13 +180,15 @@ class Clipper:
             api_key=api_key,
             timeout=timeout,
         )
-        return cls(
+        clipper = cls(
             found.setting,
             reference_norm=found.reference_norm,
             run_steps=run_steps,
             monitor=monitor,
             monitor_every=monitor_every,
         )
+        clipper._is_recommended = True
+        return clipper
 
     @property
     def num_steps(self) -> int:
@@ -300,17 +303,30 @@ class Clipper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, before the first call or after.
 
+        A clipper from `recommended` may have another setting than before: the study was run again, or the service is
+        away. The training must go on, so a `CliptuneWarning` says so, and the method and its record begin anew.
+
         Args:
             state: what `state_dict` gave, for the same setting and parameters.
 
         Raises:
-            ClipperStateError: if it is of another setting, or of other parameters.
+            ClipperStateError: if it is of another setting and this one was not recommended, or of other parameters.
         """
         missing = {"setting", "num_steps", "method", "record"} - set(state)
         if missing:
             raise ClipperStateError(f"it has no {', '.join(sorted(missing))}")
         if state["setting"] != str(self.setting):
-            raise ClipperStateError(f"it is of {state['setting']}, and this clipper is {self.setting}")
+            if not self._is_recommended:
+                raise ClipperStateError(f"it is of {state['setting']}, and this clipper is {self.setting}")
+            warnings.warn(
+                CliptuneWarning(
+                    f"the checkpoint was trained with {state['setting']}; going on with {self.setting}, which is "
+                    "recommended now, and with a record of its own"
+                ),
+                stacklevel=3,
+            )
+            self._num_steps = int(state["num_steps"])
+            return
         self._method.load(state["method"])
         self._log.load(state["record"], self._device)
         self._num_steps = int(state["num_steps"])

@@ -125,7 +125,8 @@ def _num_units(tensor: Tensor) -> int:
 
 def _unit_norms(tensor: Tensor) -> Tensor:
     """Shape (U,)."""
-    units = tensor.reshape(_num_units(tensor), -1)
+    # Not reshape(units, -1), which can't tell the second axis of a tensor without units.
+    units = tensor.flatten(1) if tensor.ndim > 1 else tensor.reshape(1, -1)
     norms: Tensor = torch.linalg.vector_norm(units, dim=1)
     return norms
 

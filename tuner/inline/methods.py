@@ -217,6 +217,9 @@ class ReducedMethod(InlineMethod):
     def load(self, state: Mapping[str, Tensor]) -> None:  # noqa: D102
         if self._clipper is not None:
             _require_alike(self._state, state)
+            # A checkpoint may lie on another device than the gradients.
+            self._state = {name: state[name].to(rows, copy=True) for name, rows in self._state.items()}
+            return
         self._state = {name: rows.clone() for name, rows in state.items()}
 
     def _clipper_of(self, taken: list[Tensor], row: Tensor) -> Clipper:

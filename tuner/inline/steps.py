@@ -159,14 +159,20 @@ class Undrained:
         self._chunks: list[Tensor] = []
         self._stride = 1
         self._num_seen = 0
+        self._num_kept = 0
 
     def add(self, norms: Tensor) -> None:
         """Take in norms, shape (N,)."""
         kept = norms[-self._num_seen % self._stride :: self._stride]
         self._num_seen += len(norms)
-        self._chunks.append(kept)
-        if sum(map(len, self._chunks)) > CAPACITY:
+        if not len(kept):
+            return
+        # A slice would hold all that it was cut from.
+        self._chunks.append(kept if self._stride == 1 else kept.clone())
+        self._num_kept += len(kept)
+        if self._num_kept > CAPACITY:
             self._chunks = [torch.cat(self._chunks)[::2].clone()]
+            self._num_kept = len(self._chunks[0])
             self._stride *= 2
 
     def read(self) -> list[float]:

@@ -243,22 +243,23 @@ def on_rank_zero(work: Callable[[], T], group: dist.ProcessGroup | None = None) 
     if is_rank_zero(group):
         try:
             result = work()
+            told = json.dumps({"result": result})
         except TrialPruned as pruned:
-            _broadcast_json({"pruned": pruned.reason}, group)
+            _broadcast(json.dumps({"pruned": pruned.reason}), group)
             raise
         # Whatever ends rank 0, the others must not wait for it.
         except BaseException as error:
-            _broadcast_json({"failed": f"{type(error).__name__}: {error}"}, group)
+            _broadcast(json.dumps({"failed": f"{type(error).__name__}: {error}"}), group)
             raise
-        _broadcast_json({"result": result}, group)
+        _broadcast(told, group)
         return result
-    heard = _broadcast_json(None, group)
+    heard = json.loads(_broadcast(None, group))
     if "pruned" in heard:
         raise TrialPruned(heard["pruned"])
     if "failed" in heard:
         raise RankZeroError(heard["failed"])
-    told: T = heard["result"]
-    return told
+    answer: T = heard["result"]
+    return answer
 
 
 def mean_over_ranks(
@@ -323,14 +324,13 @@ def _device(group: dist.ProcessGroup | None) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
 
 
-def _broadcast_json(document: dict[str, Any] | None, group: dist.ProcessGroup | None) -> dict[str, Any]:
-    """Send rank 0's document to all; as JSON, because what arrives must not be code."""
+def _broadcast(document: str | None, group: dist.ProcessGroup | None) -> str:
+    """Send rank 0's document to all; it is JSON, because what arrives must not be code."""
     device = _device(group)
-    encoded = torch.tensor(list(json.dumps(document).encode()), dtype=torch.uint8, device=device)
+    encoded = torch.tensor(list((document or "").encode()), dtype=torch.uint8, device=device)
     size = torch.tensor([len(encoded)], device=device)
     dist.broadcast(size, group=group, group_src=0)
     if document is None:
         encoded = torch.empty(int(size), dtype=torch.uint8, device=device)
     dist.broadcast(encoded, group=group, group_src=0)
-    received: dict[str, Any] = json.loads(bytes(encoded.tolist()))
-    return received
+    return bytes(encoded.tolist()).decode()

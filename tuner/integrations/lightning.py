@@ -89,6 +89,8 @@ class ClipCallback(Callback):
         if stage != "fit":
             return
         require_clippable(trainer, pl_module)
+        # Of a fit that ended between two steps.
+        self._loss = None
 
         # A function, no bound method: callbacks that copy the module must not copy the trial with it.
         def configure_gradient_clipping(

@@ -39,7 +39,7 @@ class ClipCallback(TrainerCallback):
     def __init__(self, clipper_or_trial: Clipper | Trial, *, metric: str = "eval_loss") -> None:
         self.metric = metric
         self._attached = Attached(clipper_or_trial)
-        self._max_grad_norm: float | None = None
+        self._own: tuple[TrainingArguments, float] | None = None
         self._other_metrics: set[str] = set()
 
     @property
@@ -77,7 +77,10 @@ class ClipCallback(TrainerCallback):
                 "TrainingArguments(deepspeed=...)",
                 "clips by itself: set the recommended threshold as gradient_clipping in its configuration",
             )
-        self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
+        # A training that raised has no end for callbacks: its arguments still say our 0.
+        if self._own is None or self._own[0] is not args:
+            self._own = (args, args.max_grad_norm)
+        args.max_grad_norm = 0.0
         control.should_training_stop |= self.pruned
 
     def on_pre_optimizer_step(
@@ -131,8 +134,8 @@ class ClipCallback(TrainerCallback):
             TrainerSetupError: if there were evaluations, and the objective was in none of them.
         """
         del state, control, kwargs
-        if self._max_grad_norm is not None:
-            args.max_grad_norm, self._max_grad_norm = self._max_grad_norm, None
+        if self._own is not None:
+            args.max_grad_norm, self._own = self._own[1], None
         if self._attached.trial is not None and self._attached.reported_step < 0 and self._other_metrics:
             raise TrainerSetupError(
                 f"metric={self.metric!r}",

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
+from math import prod
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tuner.errors import SpecError
 from tuner.evidence import Reference
+from tuner.optimizers import OptimizerSetting
 from tuner.parameters import ParameterField
 from tuner.spec import OFF_SETTING, ClipSetting
 from tuner.training.auto import AutoEngine
 from tuner.training.cohort import Cohort, CohortTrial
 from tuner.training.engine import LaneId
 from tuner.training.initial import initial_model
+from tuner.training.precision import autocast
 from tuner.training.probe import measure_reference
-from tuner.training.randomness import data_generator
+from tuner.training.randomness import GlobalStream, data_generator
 from tuner.training.solo import SoloEngine
 from tuner.user_loop.check import Look
 from tuner.user_loop.findings import Finding
 from tuner.workloads.base import AnyWorkload
-from tuner.workloads.batches import tensors
+from tuner.workloads.batches import batch_size, tensors, to_device
 
 #: Batches of a seed that are compared.
 _NUM_BATCHES = 3
 #: Lanes of the cohort on which ways of training are compared: settings, and steps of a full run.
 _NUM_TRIALS, _FULL_RUN = 4, 10_000
+#: How far the quotient of a batch's loss and that of half of it may be from 2; half precision rounds to 1 in 256.
+_SUM_TOLERANCE = 0.01
 
 
 class ClassCheck:
@@ -53,15 +61,19 @@ class ClassCheck:
         self._num_steps = num_steps
         self._device = device
         self._reference: Reference | None = None
+        # The objective of the newest run.
+        self._value = 0.0
         workload.device = device
 
     def looks(self) -> Iterator[Look]:
         """What is looked at, in order."""
         yield "settings", self._settings
+        yield "optimizer", self._optimizer
         yield "model", self._model
         yield "batches", self._batches
         yield "held-out data", self._held_out
         yield "loss", self._loss
+        yield "objective", self._objective
         yield "repeatable", self._repeatable
         yield "lanes", self._lanes
 
@@ -77,6 +89,16 @@ class ClassCheck:
                 text=f"without bounds: {', '.join(loose)}",
                 remedy="give parameter(...) low and high, so that a study can't ask for nonsense",
             )
+
+    def _optimizer(self) -> Iterator[Finding]:
+        given = self._workload.optimizer()
+        if not isinstance(given, OptimizerSetting):
+            raise SpecError(
+                "optimizer()",
+                f"must give a setting of tuner.optimizers, got {type(given).__name__}; return for example sgd(lr=0.1), "
+                "or CustomOptimizer(function) with a function from parameters to a PyTorch optimizer",
+            )
+        yield from ()
 
     def _model(self) -> Iterator[Finding]:
         one, same, other = (self._weights(seed) for seed in (0, 0, 1))
@@ -166,12 +188,57 @@ class ClassCheck:
             standing="ok",
             text=f"finite in {self._workload.precision}; gradient norm {norms.median:.3g} at the initial weights",
         )
+        if self._is_sum():
+            yield Finding(
+                about="loss",
+                standing="note",
+                text="twice the examples give twice the loss, so it is a sum over the batch",
+                remedy="take the mean: a threshold then holds for other batch sizes, and held-out batches of different "
+                "sizes count by their examples",
+            )
+
+    def _is_sum(self) -> bool:
+        """Whether a batch with every example twice has twice the loss; False where that can't be tried."""
+        model = initial_model(self._workload, 0, self._device).eval()
+        batch = to_device(self._workload.train_batch(0, data_generator(0)), self._device)
+        # A loss may want a batch of one size, or read more of it than tensors.
+        with suppress(Exception):
+            twice = _doubled(batch, batch_size(batch))
+            one, two = (float(self._called(self._workload.loss, model, each)) for each in (batch, twice))
+            return one != 0 and abs(two / one - 2) < _SUM_TOLERANCE
+        return False
+
+    def _objective(self) -> Iterator[Finding]:
+        if self._workload.has_metric:
+            model = initial_model(self._workload, 0, self._device).eval()
+            batch = to_device(next(iter(self._workload.validation_batches())), self._device)
+            shape = tuple(self._called(self._workload.metric, model, batch).shape)
+            if prod(shape) != 1:
+                raise SpecError(
+                    "metric()", f"must be one number, got shape {shape}; take the mean over the batch"
+                )
+        yield from ()
+
+    def _called(
+        self, function: Callable[[nn.Module, Any], Tensor], model: nn.Module, batch: object
+    ) -> Tensor:
+        """What a function of a model and a batch gives, with the draws of a validation."""
+        stream = GlobalStream(0, "validation", self._device)
+        with stream.active(), torch.no_grad(), autocast(self._workload.precision, self._device):
+            return torch.as_tensor(function(model, batch))
 
     def _repeatable(self) -> Iterator[Finding]:
         with _timed(self._workload) as spent:
             one, seconds = self._run()
         self.data_share = min(1.0, spent[0] / seconds)
         self.solo_per_second = self._num_steps / seconds
+        if not math.isfinite(self._value):
+            yield Finding(
+                about="objective",
+                standing="fix",
+                text=f"the objective after {self._num_steps} steps is {self._value}: this counts as diverged",
+                remedy="look at the metric on the held-out batches, at the loss and at the learning rate",
+            )
         other, _ = self._run()
         if one != other:
             yield Finding(
@@ -196,8 +263,9 @@ class ClassCheck:
             pass
         state = engine.state()
         bits = () if state is None else tuple(_bits(each) for each in state.tensors.values())
-        record = engine.read([lane])[lane]
-        return (repr(record), repr(engine.evaluate([lane])[lane]), bits), max(engine.seconds(lane), 1e-9)
+        record, reached = engine.read([lane])[lane], engine.evaluate([lane])[lane]
+        self._value = reached.objective
+        return (repr(record), repr(reached), bits), max(engine.seconds(lane), 1e-9)
 
     def _lanes(self) -> Iterator[Finding]:
         engine = AutoEngine(self._cohort(_NUM_TRIALS, _FULL_RUN), self._workload, device=self._device)
@@ -251,6 +319,19 @@ def _timed(workload: AnyWorkload) -> Iterator[list[float]]:
         yield spent
     finally:
         del vars(workload)["train_batch"]
+
+
+def _doubled(batch: object, num_examples: int) -> object:
+    """A batch with every example twice: of tensors whose first dimension has another size, each as it is."""
+    if isinstance(batch, Tensor):
+        return torch.cat([batch, batch]) if batch.ndim and len(batch) == num_examples else batch
+    if isinstance(batch, Mapping):
+        return {key: _doubled(value, num_examples) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        values = [_doubled(value, num_examples) for value in batch]
+        made: object = getattr(type(batch), "_make", type(batch))(values)
+        return made
+    return batch
 
 
 def _copied(batch: object) -> list[Tensor]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from tuner.errors import LaneError, TrialPruned
+from tuner.user_loop.surroundings import given_back
 from tuner.user_loop.trial import ContractError, FunctionTrial, RunawayError
 from tuner.workloads.function import FunctionWorkload
 
@@ -40,8 +41,9 @@ def call(workload: FunctionWorkload, trial: FunctionTrial, trial_id: str) -> flo
         LaneError: if it raised, ended the program, could not be stopped, or returned something else.
     """
     try:
-        with seeded(trial.seed), _collected():
+        with given_back(), seeded(trial.seed), _collected():
             returned = workload(trial)
+        was_stopped = trial.stopped is not None
     except BaseException as error:
         if not trial.is_own_process:
             traceback.print_exc()
@@ -52,13 +54,15 @@ def call(workload: FunctionWorkload, trial: FunctionTrial, trial_id: str) -> flo
             # Pruned, or what became of it on the way out: the lane's results are in.
             return None
         raise LaneError(trial_id, trial.seed, trial.clipper.num_steps, _told(error)) from error
+    finally:
+        trial.end()
     if not trial.is_own_process:
         _leave_fork(0)
-    if returned is None or trial.stopped is not None:
+    if returned is None or was_stopped:
         return None
     try:
         return float(returned)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         wrong = ContractError(
             f"it returned {type(returned).__name__}: return nothing, or the objective after the last step"
         )

@@ -56,9 +56,8 @@ class ProbeClipper(Clipper):
             self.subject = [given] if isinstance(given, Tensor) else given
         grads = [each.grad for each in _tensors(given) if each.grad is not None]
         if grads:
-            self.largest.append(
-                torch.stack([each.abs().amax().float().to(norm.device) for each in grads]).amax()
-            )
+            filled = [each.abs().amax().float().to(norm.device) for each in grads if each.numel()]
+            self.largest.append(torch.stack(filled).amax() if filled else norm.float())
             torch._foreach_zero_(grads)
         return norm
 

@@ -48,7 +48,7 @@ class FunctionTrial:
         parameters: the workload's, by name.
         num_steps: optimizer steps of a full run.
         clipper: what `clip` calls.
-        stopped: why the lane ended early; None while it may go on.
+        stopped: why nothing more is to be trained; None while it may go on.
         num_refused: calls after it was stopped.
         knows_rate_scale: whether the setting or its factor on the learning rate was read.
     """
@@ -130,6 +130,10 @@ class FunctionTrial:
         """
         self._require_running("report")
         self._stop(self._on_report(step, value))
+
+    def end(self) -> None:
+        """Its function has returned: a thread that it left behind clips and reports nothing more."""
+        self.stopped = self.stopped or "its function has returned"
 
     def _require_running(self, method: str) -> None:
         if not self.is_own_process:

@@ -90,7 +90,7 @@ TrialId = Annotated[str, Depends(_trial_id)]
     responses={202: {"model": WaitingOut, "description": "No lane is ready."}},
 )
 async def ask_trial(
-    app: App, lanes: Lanes, principal: Asker, study_id: StudyId, body: AskRequest
+    request: Request, app: App, lanes: Lanes, principal: Asker, study_id: StudyId, body: AskRequest
 ) -> Response:
     """Lease a lane of an external study: one trial under one seed, to be trained by whoever asks.
 
@@ -110,6 +110,9 @@ async def ask_trial(
             waiting = WaitingOut(detail=found.detail)
             return answer(waiting, status=202, headers={"Retry-After": str(waiting.retry_after)})
         await sleep(min(left, next(waits)))
+        if await request.is_disconnected():
+            # A lane leased to nobody would be lost for the time of its lease, and lost too often it fails.
+            return answer(WaitingOut(detail=found.detail), status=202)
 
 
 @router.post("/v1/trials/{trial_id}/heartbeat", response_model=DirectiveOut, dependencies=[JsonBody])

@@ -297,7 +297,7 @@ def test_interrupted_lane_is_given_back_at_once(
     assert "interrupted, and given back" in said
     assert "Traceback" not in said
     lane = external.lane(trial_id)
-    assert (lane.state, lane.last_cause) == (LaneStatus.WAITING, "device_lost")
+    assert (lane.state, lane.last_cause, lane.lost_count) == (LaneStatus.WAITING, "preempted", 0)
 
 
 def test_killed_agent_takes_its_command_along_and_the_lane_goes_to_another(

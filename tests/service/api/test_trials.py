@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 import time
 from datetime import datetime
@@ -84,6 +86,46 @@ def test_asking_waits_for_a_lane(make_lanes: Any) -> None:
     assert lanes.post("complete", body).json() == {"state": "waiting"}
     waiter.join(timeout=20)
     assert answers[0].status_code == 200 and answers[0].json()["lease_token"].startswith("0.2.")
+
+
+def test_who_hangs_up_while_waiting_is_given_no_lane(make_lanes: Any) -> None:
+    """A lane leased to nobody would be lost for the time of its lease, and lost too often it fails."""
+    lanes = make_lanes(num_lanes=1)
+    token = lanes.token()
+    body = json.dumps({"client_id": "gone", "wait": 30}).encode()
+    hangs_up = asyncio.Event()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await hangs_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        del message
+
+    async def hang_up() -> None:
+        path = f"/v1/studies/{lanes.study_id}/trials:ask"
+        fields = {"host": "127.0.0.1", "authorization": f"Bearer {lanes.api.key}"}
+        fields |= {"content-type": "application/json", "content-length": str(len(body))}
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+            "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+        }  # fmt: skip
+        app = create_app(lanes.api.settings, lanes.api.database)
+        waiting = asyncio.create_task(app(scope, receive, send))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        hangs_up.set()
+        await asyncio.wait_for(waiting, timeout=10)
+
+    asyncio.run(hang_up())
+    given_back = {"lease_token": token, "outcome": "failed", "cause": "device_lost"}
+    assert lanes.post("complete", given_back).json() == {"state": "waiting"}
+    assert lanes.states() == ["waiting"]
 
 
 def test_waiting_ends_with_the_server(lanes: Any) -> None:

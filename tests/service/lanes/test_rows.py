@@ -30,13 +30,19 @@ def test_lanes_are_read_with_or_without_their_norms(bench: Any) -> None:
     study_id, ids = bench.ready()
     lease = bench.ask(study_id)
     bench.report(lease, 1, 1.5, 0.5)
+    bench.report(lease, 50, 1.25, 0.25)
+    bench.report(lease, 60, 1.0)
     with bench.database.read() as session:
         from service.lanes import load_lanes
 
         (bare,) = [lane for lane in load_lanes(session, study_id, ids, with_norms=False) if lane.fence]
         assert load_lanes(session, study_id, []) == () == load_lanes(session, "other", ids)
-    assert (bare.norms, bare.reports, bare.client_id) == ((), {1: 1.5}, "a")
-    assert bench.lane(lease).norms == (0.5,)
+    assert (bare.norms, bare.reports, bare.client_id) == ((), {50: 1.25}, "a"), (
+        "what was told at the rung of 44"
+    )
+    assert (bare.step, bare.value) == (60, 1.0)
+    assert bench.lane(lease).reports == {1: 1.5, 50: 1.25, 60: 1.0}
+    assert bench.lane(lease).norms == (0.5, 0.25)
     assert (bare.leased_at, bare.created_at, bare.finished_at) == (bench.clock(), bench.clock(), None)
 
 

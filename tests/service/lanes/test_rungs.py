@@ -48,6 +48,40 @@ def test_lanes_of_a_pruned_trial_that_nobody_has_are_closed(bench: Any) -> None:
     assert bench.states(study_id, *ids[:3]).count("waiting") == 3
 
 
+def test_a_lane_that_waits_again_is_pruned_with_its_trial(bench: Any) -> None:
+    """Otherwise no lane would say that the trial was pruned, had the one that told been lost in this moment."""
+    study_id, ids = bench.ready(SETTINGS[:4])
+    leases = reach(bench, study_id, 44, [1.0, 1.1, 1.2])
+    bench.complete(bench.ask(study_id, "breaks"), cause="stall")
+    for lease in leases:
+        bench.complete(lease, value=1.0)
+    for number in range(3):
+        bench.ask(study_id, f"second {number}")
+    second = bench.ask(study_id, "second 3")
+    assert (second.trial_id, second.seed) == (ids[3], 1)
+    for number in range(3):
+        bench.report(bench.leases[f"second {number}"], 44, 1.0 + number)
+    assert not bench.report(second, 44, 9.0).go_on
+    assert bench.states(study_id, ids[3]) == ["pruned", "pruned"]
+
+
+def test_the_best_one_that_clips_is_spared_among_those_that_still_train(bench: Any) -> None:
+    """Where no two rungs agree on the best, each would be ended for the sake of one that was ended at another rung."""
+    study_id, ids = bench.ready(SETTINGS[:4])
+    off, one, two, three = (bench.ask(study_id, f"client {number}") for number in range(4))
+    for lease, value in ((off, 1.0), (one, 1.1), (two, 1.2)):
+        assert bench.report(lease, 44, value).go_on
+    assert bench.report(off, 133, 1.0).go_on and bench.report(two, 133, 1.2).go_on
+    assert not bench.report(three, 140, 1.3).go_on, "the last at step 44"
+    assert not bench.report(one, 133, 5.0).go_on, "the last at step 133"
+    bench.complete(off, value=1.0)
+    bench.complete(two, value=1.0)
+    bench.ask(study_id, "off again")
+    again = bench.ask(study_id, "two again")
+    assert (again.trial_id, again.seed) == (ids[2], 1)
+    assert bench.report(again, 44, 1.2).go_on, "the only one left that clips"
+
+
 def test_a_repeated_report_is_pruned_too(bench: Any) -> None:
     study_id, _ = bench.ready(SETTINGS[:4])
     leases = reach(bench, study_id, 44, [1.0, 1.1, 1.2, 9.0])

@@ -54,6 +54,19 @@ def main() -> None:
     if behaviour == "grandchild":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         tell({"kind": "progress", "lane_steps": child.pid, "total_lane_steps": child.pid, "step": 0})
+    if behaviour == "litters":
+        # Leaves the process group, and goes on writing into the folder that is removed.
+        code = (
+            "import os, sys, time\n"
+            "for name in range(3000):\n"
+            "    os.makedirs(os.path.join(sys.argv[1], str(name)))\n"
+            "    time.sleep(0.001)"
+        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.Popen([sys.executable, "-c", code, os.getcwd()], start_new_session=True, **quiet)
+        while not os.path.exists("100"):
+            time.sleep(0.01)
+        tell({"kind": "done"})
     if behaviour == "orphaned_pipe":
         # A forked helper keeps the pipe open after its parent was killed.
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)

@@ -230,3 +230,11 @@ def test_rung_of_the_largest_cohort_is_one_event() -> None:
     )
     rung = RungReached(index=9, step=MAX_STEPS, values=values, pruned=(name,) * MAX_TRIALS)
     assert decode(encode(rung)) == rung
+
+
+def test_folder_that_can_not_be_removed_at_once_is_no_failure(launch, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    process = launch(*ODD, "litters")
+    messages_until_done(process)
+    process.stop()
+    assert not process.is_alive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -87,6 +88,25 @@ def test_pruned_trial_ends_at_its_rung_with_the_seeds_that_it_trained() -> None:
     assert [(each.seed, each.value, each.num_steps) for each in events[1].lanes] == [(0, 8.0, 10)]
     assert {value.trial_id for value in events[2].values} == {"off"}
     assert told.trials == {"off", "half"}
+
+
+def test_lane_pruned_before_it_measured_anything_has_not_diverged() -> None:
+    """Its trial ended in its other seed; of seed 0 nothing is known, of seed 2 not what it had reached at the rung."""
+    cohort = dataclasses.replace(COHORT, seeds=(0, 1, 2))
+    lanes = [lane("off", seed, COMPLETE, FULL) for seed in cohort.seeds]
+    lanes += [
+        lane("half", 0, LaneStatus.PRUNED, {}),
+        lane("half", 1, LaneStatus.PRUNED, {10: 8.0}),
+        lane("half", 2, LaneStatus.PRUNED, {0: 9.0}),
+    ]
+    events, _ = news(cohort, lanes, NOTHING)
+    rung, ended = events[1], events[2]
+    assert isinstance(rung, RungReached) and isinstance(ended, TrialEnded)
+    assert [(each.seed, each.value) for each in rung.values if each.trial_id == "half"] == [(1, 8.0)]
+    assert [(each.seed, each.value, each.diverged) for each in ended.lanes] == [
+        (1, 8.0, False),
+        (2, 9.0, False),
+    ]
 
 
 def test_diverged_lane_is_a_result_without_a_value() -> None:

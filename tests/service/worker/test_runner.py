@@ -25,6 +25,7 @@ from service.states import JobState
 from service.studies import Claim, extend
 from service.worker import ledger
 from service.worker.runner import ShutdownRequestedError, StudyFailedError, StudyRunner
+from service.worker.stored import load_study
 from service.worker.training import require_belonging
 from tuner.evidence import LaneResult
 from tuner.methods import get_method
@@ -330,6 +331,48 @@ def test_cancelled_extension_goes_on_where_it_stopped(
             run(database, queue, lease_now, start)
     (one, two) = recommendations_of(database, lease)
     assert (one.body["num_fresh_seeds"], two.version, two.body["num_fresh_seeds"]) == (2, 2, 5)
+
+
+def test_extension_that_was_cancelled_while_it_trained_goes_on(
+    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], start: Start
+) -> None:
+    lease = lease_of(CONFIRMED)
+    run(database, queue, lease, start)
+
+    def extended(key: str, num_seeds: int | None) -> Lease:
+        with database.write() as session:
+            claim = Claim(tenant_id="t", route="r", key=key, body_sha256="b")
+            extend(
+                session,
+                queue,
+                study_id=lease.study_id,
+                num_seeds=num_seeds,
+                wanted=claim,
+                settings=Settings(),
+            )
+        found = queue.acquire(str(uuid.uuid4()), ["study"])
+        assert found is not None
+        return found
+
+    cut = extended("one", 3)
+    with queue.held(cut) as session:
+        study = load_study(session, cut.study_id)
+        assert study.reference is not None
+        asked = study.search(study.reference).ask()
+        assert asked is not None
+        ledger.insert_trials(session, cut, asked, cohort=9)
+    queue.finish(cut, JobState.CANCELLED)
+    stopped = [trial.last_error for trial in trials_of(database, lease) if trial.cohort == 9]
+    assert stopped and set(stopped) == {"the study was cancelled"}
+    again = extended("two", None)
+    assert [trial.state for trial in trials_of(database, lease) if trial.cohort == 9] == ["waiting"] * len(
+        stopped
+    )
+    run(database, queue, again, start)
+    assert [trial.state for trial in trials_of(database, lease) if trial.cohort == 9] == ["complete"] * len(
+        stopped
+    )
+    assert recommendations_of(database, lease)[-1].body["num_fresh_seeds"] == 5
 
 
 def test_second_study_begins_with_what_the_first_one_found(

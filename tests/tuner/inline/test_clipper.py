@@ -345,3 +345,14 @@ def test_wrong_arguments_are_refused_before_the_loop(
 ) -> None:
     with pytest.raises(error, match=words):
         Clipper.from_setting(setting, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("setting", ["global_norm:0.5", "value:0.1", "agc:0.01"])
+def test_parameter_without_elements_changes_nothing(setting: str) -> None:
+    whole, empty = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(0, 3))
+    whole.grad, empty.grad = torch.ones(2, 3), torch.zeros(0, 3)
+    alone = nn.Parameter(torch.ones(2, 3))
+    alone.grad = torch.ones(2, 3)
+    Clipper.from_setting(setting)([whole, empty])
+    Clipper.from_setting(setting)([alone])
+    assert torch.equal(whole.grad, alone.grad)

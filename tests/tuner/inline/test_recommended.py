@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tuner import Clipper
 from tuner.errors import SpecError
@@ -309,8 +310,20 @@ def test_bad_address_is_only_warned_of(server: Server, url: str, words: str) -> 
 
 @pytest.mark.parametrize("key", ["two\nlines", "\ud800", "\u20ac"])
 def test_bad_key_is_only_warned_of(server: Server, key: str) -> None:
-    with pytest.warns(CliptuneWarning, match="could not be asked"):
+    with pytest.warns(CliptuneWarning, match="could not be asked") as told:
         assert setting_of(server, api_key=key, timeout=5) == "global_norm:1"
+    assert not any("lines" in str(each.message) for each in told), "a warning shows no part of a key"
+
+
+def test_line_end_of_a_secret_is_no_part_of_the_key(server: Server) -> None:
+    assert setting_of(server, api_key="key\n", timeout=10) == "global_norm:0.35"
+    assert b"Bearer key\r\n" in server.requests[0]
+
+
+def test_password_in_an_address_is_not_shown() -> None:
+    with pytest.warns(CliptuneWarning, match="http://127.0.0.1:1/v1") as told:
+        Clipper.recommended(workload="w", fallback="none", url="http://me:secret@127.0.0.1:1", timeout=5)
+    assert not any("secret" in str(each.message) for each in told)
 
 
 def test_wrong_fallback_is_the_callers_mistake(server: Server) -> None:
@@ -441,3 +454,18 @@ def test_many_askers_may_ask_at_once(server: Server, tmp_path: Path) -> None:
             each.join()
     assert settings == ["global_norm:0.35"] * 16
     assert json.loads(cache_file(tmp_path).read_text())["answer"] == found()
+
+
+def test_training_goes_on_from_a_checkpoint_with_another_setting(server: Server) -> None:
+    """The service is away when a training is resumed: that is no reason for it to end."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    options: dict[str, Any] = {"workload": "w", "fallback": "zclip:2.5", "timeout": 10}
+    before = Clipper.recommended(url=server.url, api_key="key", **options)
+    before([weight])
+    with pytest.warns(CliptuneWarning, match="training with the fallback"):
+        after = Clipper.recommended(url="http://127.0.0.1:1", **options)
+    with pytest.warns(CliptuneWarning, match="was trained with global_norm:0.35; going on with zclip:2.5"):
+        after.load_state_dict(before.state_dict())
+    after([weight])
+    assert (after.num_steps, after.record().num_steps) == (2, 1)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tuner import Clipper
 from tuner.inline import CliptuneWarning
 from tuner.inline.errors import ClipperStateError
-from tuner.inline.steps import FOLD_STEPS
+from tuner.inline.steps import FOLD_STEPS, Undrained
 from tuner.methods import METHODS
 from tuner.records import Phase
 from tuner.training.trace import CAPACITY
@@ -249,3 +249,28 @@ def test_monitor_that_breaks_is_let_go_and_training_goes_on() -> None:
     with pytest.warns(CliptuneWarning, match=r"not told any more, it failed at step 2: OSError\('no space"):
         run(clipper, [1.0, 2.0, 3.0])
     assert (clipper.num_steps, [step for step, _ in monitor.told]) == (3, [1])
+
+
+def test_sparse_norms_hold_nothing_but_themselves() -> None:
+    """Many steps without a `drain_norms`: what is left out is not held, and a fold takes no longer than the first."""
+    kept = Undrained()
+    for _ in range(400):
+        kept.add(torch.ones(64 * FOLD_STEPS))
+    assert kept._stride > FOLD_STEPS
+    for _ in range(400):
+        kept.add(torch.ones(FOLD_STEPS))
+    assert all(len(each) > 0 for each in kept._chunks)
+    assert sum(each.untyped_storage().nbytes() for each in kept._chunks) <= 4 * 2 * CAPACITY
+
+
+def test_state_of_another_type_or_device_goes_on_beside_the_gradients() -> None:
+    first, second = (Clipper.from_setting("zclip:1.5") for _ in range(2))
+    weight = torch.nn.Parameter(torch.ones(2))
+    for clipper in (first, second):
+        weight.grad = torch.ones(2)
+        clipper([weight])
+    state = first.state_dict()
+    types = {name: rows.dtype for name, rows in state["method"].items()}
+    state["method"] = {name: rows.double() for name, rows in state["method"].items()}
+    second.load_state_dict(state)
+    assert {name: rows.dtype for name, rows in second.state_dict()["method"].items()} == types

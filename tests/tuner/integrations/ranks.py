@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tuner.errors import TrialPruned
 from tuner.inline import Clipper
 from tuner.integrations.attached import Attached
-from tuner.integrations.distributed import RankZeroTrial, mean_over_ranks
+from tuner.integrations.distributed import RankZeroTrial, mean_over_ranks, on_rank_zero
 from tuner.spec import ClipSetting
 from tuner.user_loop.trial import FunctionTrial
 
@@ -154,6 +154,11 @@ def interrupted_report() -> dict[str, Any]:
     return caught(lambda: trial.report(1, 0.5))
 
 
+def unsendable_result() -> dict[str, Any]:
+    """Rank 0's result is no JSON value: nobody waits for what can't be sent."""
+    return caught(lambda: on_rank_zero(lambda: object()))
+
+
 def asking() -> dict[str, Any]:
     calls: list[int] = []
 
@@ -221,6 +226,7 @@ def main() -> None:
             method_with_a_scale,
             failing_report,
             interrupted_report,
+            unsendable_result,
             asking,
             attached_trials,
             means,

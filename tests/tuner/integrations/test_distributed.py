@@ -120,6 +120,11 @@ def test_interrupt_on_rank_zero_ends_all_ranks(ranks: list[dict[str, Any]]) -> N
     assert (first["error"], second["error"]) == ("KeyboardInterrupt", "RankZeroError")
 
 
+def test_result_that_can_not_be_sent_ends_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    first, second = by_scenario(ranks, "unsendable_result")
+    assert (first["error"], second["error"]) == ("TypeError", "RankZeroError")
+
+
 def test_rank_zero_asks_for_all(ranks: list[dict[str, Any]]) -> None:
     first, second = by_scenario(ranks, "asking")
     assert (first["none_left"], second["none_left"]) == (True, True)

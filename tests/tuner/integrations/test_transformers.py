@@ -184,6 +184,23 @@ def test_trainer_has_its_own_clipping_back(make_trainer: MakeTrainer) -> None:
     assert trainer.args.max_grad_norm == 0.7
 
 
+def test_training_that_raised_does_not_take_the_trainers_clipping_along(make_trainer: MakeTrainer) -> None:
+    class Breaks(TrainerCallback):
+        is_broken = True
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.is_broken:
+                raise ConnectionError("no data")
+
+    breaks = Breaks()
+    trainer = make_trainer(ClipCallback(Clipper.from_setting("none")), breaks, max_grad_norm=0.7)
+    with pytest.raises(ConnectionError, match="no data"):
+        trainer.train()
+    breaks.is_broken = False
+    trainer.train()
+    assert trainer.args.max_grad_norm == 0.7
+
+
 # ---- reporting and pruning ----
 
 

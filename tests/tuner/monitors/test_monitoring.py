@@ -9,6 +9,7 @@ import pytest
 from monitor_files import tensorboard_figures
 
 from tuner.evidence import LaneResult, NormSketch, Phase, PhaseSketch, Trial, TrialState
+from tuner.inline.errors import CliptuneWarning
 from tuner.monitoring import TrialMonitors, lane_figures
 from tuner.monitors import MonitorError, open_monitor
 from tuner.records import LossCurve
@@ -188,3 +189,15 @@ def test_library_call_shows_its_trials_by_number_and_setting(tmp_path: Path) -> 
     assert tensorboard_figures(tmp_path / "0_none_seed_0")[found.objective].keys() >= {0, 6}
     with pytest.raises(MonitorError, match="monitor 'runs' is of no known kind"):
         tune("digits-mlp", monitor="runs", **study)  # type: ignore[arg-type]
+
+
+def test_monitor_that_breaks_does_not_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(text: str, *, run: str) -> Run:
+        raise OSError(f"{text} is gone")
+
+    monkeypatch.setattr("tuner.tuning.open_monitor", gone)
+    study = {"num_trials": 2, "num_seeds": 2, "num_steps": 6, "num_confirm_seeds": 0, "lanes": "solo"}
+    with pytest.warns(CliptuneWarning, match="are not shown on the monitor any more") as told:
+        found = tune("digits-mlp", monitor=f"tensorboard:{tmp_path}", **study)  # type: ignore[arg-type]
+    assert found.num_trials == 2
+    assert len([each for each in told if each.category is CliptuneWarning]) == 1

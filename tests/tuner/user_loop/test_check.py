@@ -112,6 +112,26 @@ class HalfPrecisionTypo(Toy):
     precision = "fp8"  # type: ignore[assignment]
 
 
+class TorchOptimizer(Toy):
+    def optimizer(self) -> Any:
+        return own_optimizer
+
+
+class VectorMetric(Toy):
+    def metric(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model(batch[0])
+
+
+class NanMetric(Toy):
+    def metric(self, model: nn.Module, batch: Batch) -> Tensor:
+        return super().loss(model, batch) * torch.nan
+
+
+class SummedLoss(Toy):
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return super().loss(model, batch) * len(batch[0])
+
+
 class RaisingModel(Toy):
     def model(self) -> nn.Module:
         raise FileNotFoundError("weights.pt")
@@ -139,6 +159,14 @@ class RaisingModel(Toy):
         (VectorLoss, "loss", "must be one number, got a tensor of shape (8, 1)", ""),
         (NanLoss, "loss", "is not finite in any of 3 batches", "look for NaN"),
         (DetachedLoss, "loss", "depends on none of the 4 trainable parameter", "without detach()"),
+        (
+            TorchOptimizer,
+            "optimizer",
+            "must give a setting of tuner.optimizers, got function",
+            "CustomOptimizer",
+        ),
+        (VectorMetric, "objective", "metric() must be one number, got shape", "take the mean over the batch"),
+        (NanMetric, "objective", "the objective after 6 steps is nan", "look at the metric"),
         (Forgetful, "repeatable", "two equal runs of 6 steps end in different numbers", "kept between calls"),
         (
             HalfPrecisionTypo,
@@ -183,6 +211,7 @@ def own_optimizer(parameters: Any) -> torch.optim.Optimizer:
     [
         (Pretrained(), "model", "every seed starts from the same weights"),
         (WholeData(), "batches", "every seed gets the same training batches, the same in each step"),
+        (SummedLoss(), "loss", "so it is a sum over the batch"),
         (Toy(), "parameters", "without bounds: nan_step, nan_seed, raise_step"),
         (
             Workload.of(

@@ -1,0 +1,1 @@
+"""Clip values in config files: found without running anything, judged, and rewritten one token at a time."""

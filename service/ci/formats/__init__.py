@@ -1,0 +1,1 @@
+"""The formats a report of checks is written in, one file each."""

@@ -1,0 +1,7 @@
+"""Loop."""
+
+import torch
+
+
+def step(model, arguments):
+    torch.nn.utils.clip_grad_norm_(model.parameters(), arguments.clip)

@@ -1,0 +1,1 @@
+python pretrain_gpt.py --tensor-model-parallel-size 2 --num-layers 24 --micro-batch-size 4

@@ -1,0 +1,2 @@
+CLIP=1.0
+python pretrain_gpt.py --tensor-model-parallel-size 2 --num-layers 24 --clip-grad $CLIP
