@@ -30,6 +30,9 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/cliptune serve
 
+# Three suites share the cores: threads of torch's own would only wait for each other.
+test coverage test-tuner test-service test-acceptance: export OMP_NUM_THREADS = 1
+
 test: $(STAMP)
 	$(PYTEST) -q --doctest-modules --ignore=service/db/migrations tuner service
 	$(MAKE) --no-print-directory -j3 test-tuner test-service test-acceptance
