@@ -11,8 +11,10 @@ TUNER_TESTS := tests/tuner tests/gpu tests/known tests/test_benchmarks.py tests/
 # Kills processes at times that only an otherwise quiet machine keeps.
 TIMED_TESTS := tests/contracts/test_queue_kills.py
 SLOW_TESTS := tests/acceptance tests/examples tests/test_docs.py
+# Each starts processes of its own.
+PROCESS_TESTS := tests/service/agent tests/service/cli tests/service/launchers tests/service/worker
 
-.PHONY: demo test coverage test-tuner test-service test-acceptance check serve fmt install clean
+.PHONY: demo test coverage test-processes test-tuner test-service test-acceptance check serve fmt install clean
 
 install: $(STAMP)
 
@@ -31,11 +33,11 @@ serve: $(STAMP)
 	$(BIN)/cliptune serve
 
 # Three suites share the cores: threads of torch's own would only wait for each other.
-test coverage test-tuner test-service test-acceptance: export OMP_NUM_THREADS = 1
+test coverage test-tuner test-service test-processes test-acceptance: export OMP_NUM_THREADS = 1
 
 test: $(STAMP)
 	$(PYTEST) -q --doctest-modules --ignore=service/db/migrations tuner service
-	$(MAKE) --no-print-directory -j3 test-tuner test-service test-acceptance
+	$(MAKE) --no-print-directory -j3 test-tuner test-acceptance test-processes test-service
 	$(PYTEST) $(TIMED_TESTS)
 
 # The same, counting which lines and branches ran, in child processes too; it takes almost twice as long.
@@ -45,13 +47,16 @@ coverage: $(STAMP)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-# Side by side: the first computes, the others mostly wait for processes and databases.
+# Three of these at a time: the first computes, the others mostly wait for processes and databases.
 test-tuner:
 	$(PYTEST) $(TUNER_TESTS) tests/reference
 
 test-service:
 	$(PYTEST) --ignore=tests/reference $(TUNER_TESTS:%=--ignore=%) $(SLOW_TESTS:%=--ignore=%) \
-		$(TIMED_TESTS:%=--ignore=%)
+		$(PROCESS_TESTS:%=--ignore=%) $(TIMED_TESTS:%=--ignore=%)
+
+test-processes:
+	$(PYTEST) $(PROCESS_TESTS)
 
 test-acceptance:
 	$(PYTEST) $(SLOW_TESTS)

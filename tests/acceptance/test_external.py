@@ -136,30 +136,30 @@ def test_study_without_norms_or_range_says_what_is_missing(on_sqlite: Deployment
     assert "threshold_low" in done.error.detail and "Traceback" not in done.error.detail
 
 
-def test_study_survives_its_worker(deployment: Deployment) -> None:
+def test_study_survives_its_worker(on_sqlite: Deployment) -> None:
     """The lanes are rows: whoever takes the study over finds them as they are."""
-    first = deployment.start_worker()
-    client = deployment.client()
+    first = on_sqlite.start_worker()
+    client = on_sqlite.client()
     study = client.create_study(STUDY)
     trial = client.ask(study.id, client_id="slow")
     assert trial is not None
     first.kill()
     first.wait()
     trial.report(0, 20.0)
-    deployment.start_worker()
+    on_sqlite.start_worker()
     with trial:
         train_rest = dict.fromkeys(trial.rung_steps, 20.0)
         for step, value in train_rest.items():
             trial.report(step, value, norms=[1.0, 2.0, 3.0])
-    trained = run_agents(deployment, study.id, 2)
-    assert client.get_study(study.id).state == "succeeded", deployment.logs()
+    trained = run_agents(on_sqlite, study.id, 2)
+    assert client.get_study(study.id).state == "succeeded", on_sqlite.logs()
     assert (trial.trial_id, trial.seed) not in trained
-    assert one_result_each(deployment.database(), study.id)
+    assert one_result_each(on_sqlite.database(), study.id)
 
 
-def test_cancelled_study_stops_its_agents(deployment: Deployment) -> None:
-    deployment.start_worker()
-    client = deployment.client()
+def test_cancelled_study_stops_its_agents(on_sqlite: Deployment) -> None:
+    on_sqlite.start_worker()
+    client = on_sqlite.client()
     study = client.create_study(STUDY)
     trial = client.ask(study.id)
     assert trial is not None
