@@ -97,7 +97,10 @@ def ask(url: str, *, api_key: str, etag: str, timeout: float) -> Answer:
         except NoAnswerError as error:
             answers.put(error)
         except Exception as error:
-            answers.put(NoAnswerError(f"{_without_query(url)} could not be asked ({_cause(error)})"))
+            # The socket's timeout may pass a moment before the one below.
+            late = isinstance(getattr(error, "reason", error), TimeoutError)
+            words = _late(timeout) if late else f"could not be asked ({_cause(error)})"
+            answers.put(NoAnswerError(f"{_without_query(url)} {words}"))
 
     # A socket's own timeout begins anew with each byte, and looking up a name has none.
     thread = threading.Thread(target=deliver, name="cliptune-ask", daemon=True)
@@ -105,12 +108,16 @@ def ask(url: str, *, api_key: str, etag: str, timeout: float) -> Answer:
         thread.start()
         answer = answers.get(timeout=timeout)
     except Empty:
-        raise NoAnswerError(f"{_without_query(url)} gave no answer within {timeout:g} s") from None
+        raise NoAnswerError(f"{_without_query(url)} {_late(timeout)}") from None
     except RuntimeError as error:
         raise NoAnswerError(f"no thread could be started to ask ({error})") from error
     if isinstance(answer, NoAnswerError):
         raise answer
     return answer
+
+
+def _late(timeout: float) -> str:
+    return f"gave no answer within {timeout:g} s"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
