@@ -10,13 +10,12 @@ reap ends the lease nobody else has the job, so a late write under the current f
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, BigInteger, Boolean, Executable, Integer, String, Text, bindparam, text
+from sqlalchemy import ARRAY, JSON, BigInteger, Boolean, Executable, Integer, String, Text, bindparam
 
-from service.db.clock import now_sql
+from service.db import statement
 
 _MINE = "id = :id AND fence = :fence AND owner = :owner AND state = 'running'"
 _ENDED = "owner = NULL, lease_until = 0"
@@ -173,6 +172,18 @@ class Statements:
     """One line of a job's history."""
 
 
+_INTEGERS = ("now", "fence", "ttl", "delay", "priority", "max_attempts", "max_lost")
+_TYPES: dict[str, Any] = dict.fromkeys(_INTEGERS, BigInteger()) | {"payload": JSON(), "error": Text()}
+_COLUMNS: dict[str, Any] = {
+    "fence": BigInteger(),
+    "attempt": Integer(),
+    "max_attempts": Integer(),
+    "lost_count": Integer(),
+    "payload": JSON(),
+    "cancel_requested": Boolean(),
+}
+
+
 def statements_for(dialect: str) -> Statements:
     """Build the queue's statements.
 
@@ -182,9 +193,18 @@ def statements_for(dialect: str) -> Statements:
     Returns:
         The statements of that dialect.
     """
+    is_postgres = dialect == "postgresql"
+    kinds = bindparam("kinds", type_=ARRAY(String())) if is_postgres else bindparam("kinds", expanding=True)
 
     def prepare(source: str) -> Executable:
-        return _prepare(source, dialect)
+        return statement.prepare(
+            source,
+            dialect,
+            parameters=_TYPES,
+            columns=_COLUMNS,
+            kind_matches="kind = ANY(:kinds)" if is_postgres else "kind IN :kinds",
+            kinds=kinds,
+        )
 
     advice = _READ_IN_INDEX_ORDER[dialect]
     return Statements(
@@ -205,35 +225,3 @@ def statements_for(dialect: str) -> Statements:
         close_trials=prepare(_CLOSE_TRIALS),
         append_event=prepare(_APPEND_EVENT),
     )
-
-
-_PARAMETER = re.compile(r"(?<!:):(\w+)")
-_INTEGERS = ("now", "fence", "ttl", "delay", "priority", "max_attempts", "max_lost")
-_TYPES: dict[str, Any] = dict.fromkeys(_INTEGERS, BigInteger()) | {"payload": JSON(), "error": Text()}
-_COLUMNS: dict[str, Any] = {
-    "fence": BigInteger(),
-    "attempt": Integer(),
-    "max_attempts": Integer(),
-    "lost_count": Integer(),
-    "payload": JSON(),
-    "cancel_requested": Boolean(),
-}
-
-
-def _prepare(source: str, dialect: str) -> Executable:
-    """Fill in the dialect, and give parameters and returned columns the types of the tables."""
-    is_postgres = dialect == "postgresql"
-    sql = source.format(
-        now=now_sql(dialect),
-        kind_matches="kind = ANY(:kinds)" if is_postgres else "kind IN :kinds",
-        for_update="FOR UPDATE" if is_postgres else "",
-    )
-    kinds = bindparam("kinds", type_=ARRAY(String())) if is_postgres else bindparam("kinds", expanding=True)
-    names = dict.fromkeys(_PARAMETER.findall(sql))
-    parameters = [
-        kinds if name == "kinds" else bindparam(name, type_=_TYPES.get(name, String())) for name in names
-    ]
-    statement = text(sql).bindparams(*parameters)
-    returned = sql.rpartition("RETURNING")[2] if "RETURNING" in sql else ""
-    types = {name: kind for name, kind in _COLUMNS.items() if re.search(rf"\b{name}\b", returned)}
-    return statement.columns(**types) if types else statement

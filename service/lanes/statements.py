@@ -8,14 +8,13 @@ harmless. Statements that change several lanes lock them in one order first, so 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Executable, Float, Integer, String, Text, bindparam, text
+from sqlalchemy import JSON, BigInteger, Boolean, Executable, Float, Integer, Text
 
-from service.db.clock import now_sql
+from service.db import statement
 
 _MINE = "trial_id = :trial_id AND seed = :seed AND fence = :fence AND state = 'leased'"
 
@@ -210,6 +209,26 @@ class Statements:
     """Close the open lanes of a study, or of one trial."""
 
 
+_BIG = ("now", "fence", "ttl", "delay", "step")
+_SMALL = ("seed", "attempt", "lost_count", "max_lost", "num_new")
+_TYPES: dict[str, Any] = (
+    dict.fromkeys(_BIG, BigInteger())
+    | dict.fromkeys(_SMALL, Integer())
+    | dict.fromkeys(("value", "initial"), Float())
+    | {
+        "norms": JSON(),
+        "rungs": JSON(),
+        "record": JSON(none_as_null=True),
+        "error": Text(),
+        "has_value": Boolean(),
+    }
+)
+_COLUMNS: dict[str, Any] = dict.fromkeys(("spec", "reference", "norms", "rungs"), JSON()) | dict.fromkeys(
+    ("cancel_requested", "is_held", "has_expired", "has_waiting", "is_over", "is_probe", "has_value"),
+    Boolean(),
+)
+
+
 @cache
 def statements_for(dialect: str) -> Statements:
     """Build the statements.
@@ -222,7 +241,13 @@ def statements_for(dialect: str) -> Statements:
     """
 
     def prepare(source: str) -> Executable:
-        return _prepare(source, dialect)
+        return statement.prepare(
+            source,
+            dialect,
+            parameters=_TYPES,
+            columns=_COLUMNS,
+            for_update_of_lane="FOR UPDATE OF lane" if dialect == "postgresql" else "",
+        )
 
     return Statements(
         look=prepare(_LOOK),
@@ -244,41 +269,3 @@ def statements_for(dialect: str) -> Statements:
         prune=prepare(_PRUNE),
         close=prepare(_CLOSE),
     )
-
-
-_PARAMETER = re.compile(r"(?<!:):(\w+)")
-_BIG = ("now", "fence", "ttl", "delay", "step")
-_SMALL = ("seed", "attempt", "lost_count", "max_lost", "num_new")
-_TYPES: dict[str, Any] = (
-    dict.fromkeys(_BIG, BigInteger())
-    | dict.fromkeys(_SMALL, Integer())
-    | dict.fromkeys(("value", "initial"), Float())
-    | {
-        "norms": JSON(),
-        "rungs": JSON(),
-        "record": JSON(none_as_null=True),
-        "error": Text(),
-        "has_value": Boolean(),
-    }
-)
-_COLUMNS: dict[str, Any] = dict.fromkeys(("spec", "reference", "norms", "rungs"), JSON()) | dict.fromkeys(
-    ("cancel_requested", "is_held", "has_expired", "has_waiting", "is_over", "is_probe", "has_value"),
-    Boolean(),
-)
-
-
-def _prepare(source: str, dialect: str) -> Executable:
-    """Fill in the dialect, and give parameters and returned columns the types of the tables."""
-    is_postgres = dialect == "postgresql"
-    sql = source.format(
-        now=now_sql(dialect),
-        for_update="FOR UPDATE" if is_postgres else "",
-        for_update_of_lane="FOR UPDATE OF lane" if is_postgres else "",
-    )
-    names = dict.fromkeys(_PARAMETER.findall(sql))
-    statement = text(sql).bindparams(*(bindparam(name, type_=_TYPES.get(name, String())) for name in names))
-    returned = sql.rpartition("RETURNING")[2] if "RETURNING" in sql else sql.partition("\nFROM")[0]
-    if "RETURNING" not in sql and not sql.lstrip().startswith("SELECT"):
-        return statement
-    types = {name: kind for name, kind in _COLUMNS.items() if re.search(rf"\b{name}\b", returned)}
-    return statement.columns(**types) if types else statement

@@ -7,19 +7,15 @@ import os
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from meeting import KilledError, Meeting
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
-from service.db.session import WAL_SAFE, Database
+from service.db.session import WAL_SAFE
 from service.errors import LeaseLostError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
@@ -29,8 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Short jobs in the acquisition race, and the processes that race for them. A release run takes 100,000.
 RACE_JOBS = int(os.environ.get("CLIPTUNE_TEST_RACE_JOBS", "2000"))
 RACE_PROCESSES = 16
-#: Longest wait for a thread that must come by, in seconds: a test that gets here has failed.
-PATIENCE_SECONDS = 20
 
 
 # --- T2 ---
@@ -70,49 +64,6 @@ def test_racing_processes_share_the_jobs_without_doubles_losses_or_errors(bench:
 # --- T4 ---
 
 
-class PausedDatabase(Database):
-    """Stops a write transaction where all its statements are executed and nothing is committed yet.
-
-    Attributes:
-        reached: set when the transaction stands there.
-        go_on: what it waits for.
-        is_doomed: whether it then fails instead of committing, as if its process had been killed.
-    """
-
-    is_doomed = False
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.reached, self.go_on = threading.Event(), threading.Event()
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        with super().write() as session:
-            yield session
-            self.reached.set()
-            assert self.go_on.wait(PATIENCE_SECONDS)
-            if self.is_doomed:
-                raise KilledError
-
-
-class KilledError(Exception):
-    """Stands for the death of the process."""
-
-
-class WatchedDatabase(Database):
-    """Tells when a write transaction is about to begin."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.arrived = threading.Event()
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        self.arrived.set()
-        with super().write() as session:
-            yield session
-
-
 def _write_held(queue: Queue, lease: Lease) -> None:
     with queue.held(lease) as session:
         queue.append_event(session, lease, "report", {})
@@ -136,47 +87,14 @@ AFTER_OPERATION = {
 AFTER_REAP = ("queued", 0, 1, "reaped")
 
 
-class Race:
-    """Two connections to one job whose lease has just expired.
-
-    `first` stops before its commit, and `second` runs into it.
-    """
+class Race(Meeting):
+    """Two connections to one job whose lease has just expired."""
 
     def __init__(self, bench: Any) -> None:
-        self.bench = bench
-        self.paused = bench.open_database(PausedDatabase)
-        self.watched = bench.open_database(WatchedDatabase)
-        self.first, self.second = bench.another_queue(self.paused), bench.another_queue(self.watched)
-        self.threads = ThreadPoolExecutor(2)
+        super().__init__(bench)
         self.job_id = bench.submit()
         self.lease = bench.acquire()
         bench.clock.advance(60.001)
-
-    def go(
-        self, first: Callable[[Queue], Any], second: Callable[[Queue], Any], is_doomed: bool
-    ) -> list[Future[Any]]:
-        self.paused.is_doomed = is_doomed
-        futures = [self.threads.submit(first, self.first)]
-        assert self.paused.reached.wait(PATIENCE_SECONDS)
-        futures.append(self.threads.submit(second, self.second))
-        assert self.watched.arrived.wait(PATIENCE_SECONDS)
-        self._wait_until_blocked_or_done(futures[1])
-        self.paused.go_on.set()
-        for future in futures:
-            future.exception(PATIENCE_SECONDS)
-        return futures
-
-    def _wait_until_blocked_or_done(self, future: Future[Any]) -> None:
-        """PostgreSQL shows who waits for a lock; on SQLite the second can't even begin before the first ends."""
-        if self.bench.database.dialect == "sqlite":
-            return
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not future.done() and time.monotonic() < deadline:
-            with self.bench.database.read() as session:
-                if session.execute(waiting).scalar_one():
-                    return
-            time.sleep(0.002)
 
     def cancel(self, queue: Queue) -> JobState | None:
         database = self.paused if queue is self.first else self.watched
@@ -187,11 +105,6 @@ class Race:
         row = self.bench.row(self.job_id)
         assert row["fence"] == 1
         return row["state"], row["attempt"], row["lost_count"], self.bench.kinds_of_events(self.job_id)[-1]
-
-    def close(self) -> None:
-        self.threads.shutdown()
-        self.paused.close()
-        self.watched.close()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from service.db.session import Database
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.keys import create_key
+from service.lanes import insert_lanes
 from service.settings import Settings
 from service.states import JobState
 from service.workloads import publish_workloads
@@ -87,6 +88,28 @@ class Api:
         lease = self.queue.acquire(str(uuid.uuid4()), ["study"])
         assert lease is not None
         return lease
+
+    def put_up_lanes(self, study_id: str, num_lanes: int) -> str:
+        """What its worker does for an external study: a trial with a lane per seed; the trial's id."""
+        trial_id = str(uuid.uuid4())
+        with self.database.write() as session:
+            session.add(
+                TrialRow(
+                    id=trial_id,
+                    study_id=study_id,
+                    number=0,
+                    cohort=0,
+                    method="global_norm",
+                    threshold=0.35,
+                    state="running",
+                    created_at=0,
+                )
+            )
+            session.flush()
+            insert_lanes(
+                session, study_id=study_id, tenant_id="default", trial_ids=[trial_id], seeds=range(num_lanes)
+            )
+        return trial_id
 
     def write_trials(self, study_id: str, num_trials: int = 4, fence: int = 1) -> list[str]:
         """Trials that ended, with rungs and lanes; the first is off and its seed 1 diverged."""

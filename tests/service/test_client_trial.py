@@ -14,20 +14,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from serving import serving
 
 from service.api.app import create_app
 from service.client import Client, LeasedTrial
 from service.db.migrate import upgrade
-from service.db.models import TrialRow
 from service.db.session import Database
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
-from service.lanes import close_lanes, insert_lanes, load_lanes
+from service.lanes import close_lanes, load_lanes
 from service.lanes.lane import LaneState
 from service.settings import Settings
 from tuner.errors import TrialPruned
@@ -48,25 +47,6 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened.close()
 
 
-@contextmanager
-def serving(app: Any, port: int = 0) -> Iterator[str]:
-    """The application on a real socket; its address."""
-    with closing(socket.socket()) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=0)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 class World:
     """An external study with one trial, two lanes, and a service with short leases."""
 
@@ -83,28 +63,7 @@ class World:
         self.study_id = api.study(**body)["id"]
         self.lease = api.queue.acquire(str(uuid.uuid4()), ["external", "study"])
         assert self.lease is not None
-        self.trial_id = str(uuid.uuid4())
-        with api.database.write() as session:
-            session.add(
-                TrialRow(
-                    id=self.trial_id,
-                    study_id=self.study_id,
-                    number=0,
-                    cohort=0,
-                    method="global_norm",
-                    threshold=0.35,
-                    state="running",
-                    created_at=0,
-                )
-            )
-            session.flush()
-            insert_lanes(
-                session,
-                study_id=self.study_id,
-                tenant_id="default",
-                trial_ids=[self.trial_id],
-                seeds=range(num_lanes),
-            )
+        self.trial_id = api.put_up_lanes(self.study_id, num_lanes)
 
     def lanes(self) -> tuple[LaneState, ...]:
         with self.api.database.read() as session:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from serving import serving
 from sqlalchemy import select
 
 from service.client import Client
@@ -53,24 +50,6 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def settings(tmp_path: Path) -> Settings:
     """Leases of two seconds, so that a heartbeat comes twice a second."""
     return Settings(home=tmp_path, lease_seconds=2.0, renew_seconds=0.5, kill_grace_seconds=0.4)
-
-
-@contextmanager
-def serving(app: Any, port: int = 0) -> Iterator[str]:
-    with closing(socket.socket()) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=0)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @dataclass

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.db.models import TrialRow
-from service.lanes import insert_lanes, load_lanes
+from service.lanes import load_lanes
 
 
 class Lanes:
@@ -21,28 +20,7 @@ class Lanes:
         self.study_id = api.study(**body | changes)["id"]
         self.lease = api.queue.acquire(str(uuid.uuid4()), ["external", "study"])
         assert self.lease is not None
-        self.trial_id = str(uuid.uuid4())
-        with api.database.write() as session:
-            session.add(
-                TrialRow(
-                    id=self.trial_id,
-                    study_id=self.study_id,
-                    number=0,
-                    cohort=0,
-                    method="global_norm",
-                    threshold=0.35,
-                    state="running",
-                    created_at=0,
-                )
-            )
-            session.flush()
-            insert_lanes(
-                session,
-                study_id=self.study_id,
-                tenant_id="default",
-                trial_ids=[self.trial_id],
-                seeds=range(num_lanes),
-            )
+        self.trial_id = api.put_up_lanes(self.study_id, num_lanes)
 
     def post(self, verb: str, body: Any, *, key: str | None = None, trial_id: str | None = None) -> Any:
         http = self.api.http if key is None else self.api.with_key(key)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.orm import Session
+from meeting import PATIENCE_SECONDS, KilledError, Meeting
 
-from service.db.session import Database
 from service.lanes import LaneStatus, Leased, Waiting, close_lanes
 from service.lanes.lane import LaneLostError
 
 CLIENTS = 16
-#: Longest wait for a thread that must come by, in seconds: a test that gets here has failed.
-PATIENCE_SECONDS = 20
 
 
 def test_clients_that_ask_at_once_never_hold_the_same_lane(bench: Any) -> None:
@@ -97,85 +91,14 @@ def test_two_lanes_of_a_trial_pruned_at_once_do_not_wait_for_each_other(bench: A
 # --- pairs: the first stops before its commit, the second runs into it ---
 
 
-class PausedDatabase(Database):
-    """Stops a write transaction where all its statements are executed and nothing is committed yet."""
-
-    is_doomed = False
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.reached, self.go_on = threading.Event(), threading.Event()
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        with super().write() as session:
-            yield session
-            self.reached.set()
-            assert self.go_on.wait(PATIENCE_SECONDS)
-            if self.is_doomed:
-                raise KilledError
-
-
-class KilledError(Exception):
-    """Stands for the death of the process."""
-
-
-class WatchedDatabase(Database):
-    """Tells when a write transaction is about to begin."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.arrived = threading.Event()
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        self.arrived.set()
-        with super().write() as session:
-            yield session
-
-
-class Race:
+class Race(Meeting):
     """Two connections to one lane whose lease has just expired."""
 
     def __init__(self, bench: Any) -> None:
-        self.bench = bench
-        self.paused, self.watched = bench.open_database(PausedDatabase), bench.open_database(WatchedDatabase)
-        self.first, self.second = bench.another_queue(self.paused), bench.another_queue(self.watched)
-        self.threads = ThreadPoolExecutor(2)
+        super().__init__(bench)
         self.study_id, _ = bench.ready(["none"], seeds=[0])
         self.lease = bench.ask(self.study_id)
         bench.clock.advance(60.001)
-
-    def go(
-        self, first: Callable[[Any], Any], second: Callable[[Any], Any], is_doomed: bool
-    ) -> list[Future[Any]]:
-        self.paused.is_doomed = is_doomed
-        futures = [self.threads.submit(first, self.first)]
-        assert self.paused.reached.wait(PATIENCE_SECONDS)
-        futures.append(self.threads.submit(second, self.second))
-        assert self.watched.arrived.wait(PATIENCE_SECONDS)
-        self._wait_until_blocked_or_done(futures[1])
-        self.paused.go_on.set()
-        for future in futures:
-            future.exception(PATIENCE_SECONDS)
-        return futures
-
-    def _wait_until_blocked_or_done(self, future: Future[Any]) -> None:
-        """PostgreSQL shows who waits for a lock; on SQLite the second can't even begin before the first ends."""
-        if self.bench.database.dialect == "sqlite":
-            return
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not future.done() and time.monotonic() < deadline:
-            with self.bench.database.read() as session:
-                if session.execute(waiting).scalar_one():
-                    return
-            time.sleep(0.002)
-
-    def close(self) -> None:
-        self.threads.shutdown()
-        self.paused.close()
-        self.watched.close()
 
 
 @pytest.fixture
