@@ -303,7 +303,13 @@ def main() -> None:
                 paths.append(f"{event.path}, {event.num_lanes} at once")
 
         answer = tune(
-            workload, num_trials=4, num_seeds=2, num_confirm_seeds=0, num_steps=options.steps, on_event=hear
+            workload,
+            num_trials=4,
+            num_seeds=2,
+            num_confirm_seeds=0,
+            num_steps=options.steps,
+            lanes=8,
+            on_event=hear,
         )
         print(
             json.dumps(

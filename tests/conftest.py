@@ -7,9 +7,11 @@ A test that takes ``database`` runs twice, on SQLite and on PostgreSQL. PostgreS
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,14 +55,8 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """URL of an empty database of its own."""
-    name = f"test_{uuid.uuid4().hex}"
-    admin = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with _postgres_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture
@@ -75,10 +71,62 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy: the migrations take ten times as long as a copy."""
+    file = tmp_path_factory.mktemp("migrated") / "cliptune.db"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: str) -> Iterator[str]:
+    """Name of a migrated database on the server, for ``CREATE DATABASE ... TEMPLATE``."""
+    with _postgres_database(postgres_server) as url:
+        _migrate(url)
+        yield str(make_url(url).database)
+
+
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A migrated database; the test runs on both engines."""
-    opened = Database(database_url)
-    upgrade(opened)
+def sqlite_database(sqlite_url: str, migrated_file: Path) -> Iterator[Database]:
+    """A migrated SQLite database, for tests to which it is all the same which engine answers."""
+    shutil.copyfile(migrated_file, str(make_url(sqlite_url).database))
+    opened = Database(sqlite_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def postgres_database(postgres_server: str, migrated_template: str) -> Iterator[Database]:
+    """A migrated PostgreSQL database."""
+    with _postgres_database(postgres_server, template=migrated_template) as url:
+        opened = Database(url)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest) -> Database:
+    """A migrated database; the test runs on both engines."""
+    name = "sqlite_database" if request.param == "sqlite" else "postgres_database"
+    opened: Database = request.getfixturevalue(name)
+    return opened
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    upgrade(database)
+    database.close()
+
+
+@contextmanager
+def _postgres_database(server: str, template: str = "template1") -> Iterator[str]:
+    """URL of a database of its own, gone after the block."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()

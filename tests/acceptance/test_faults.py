@@ -46,6 +46,14 @@ EVIDENCE = (
 )
 
 
+# What fences and leases do is the same on both engines, and `tests/contracts` proves it on both; a whole deployment
+# is killed on both, and otherwise each of its faults is tried on the engine on which it is the harder one.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgres = pytest.mark.parametrize(
+    "database_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
+)
+
+
 @pytest.fixture
 def deployment(tmp_path: Path, database_url: str) -> Iterator[Deployment]:
     # Equal studies are compared: none may begin with what the one before it found.
@@ -147,6 +155,7 @@ def wait_for_checkpoint(deployment: Deployment, study: StudyOut, index: int) -> 
     wait_for(is_saved, f"the checkpoint of rung {index + 1}")
 
 
+@on_sqlite
 def test_killed_between_rungs_it_goes_on_from_the_checkpoint(deployment: Deployment) -> None:
     """The training process, then the worker; each time less is trained again than a start from step 0 would need."""
     client = deployment.client()
@@ -184,6 +193,7 @@ def assert_progress_never_falls_behind(events: list[EventOut], lane_steps: int) 
     assert all(each.payload["lane_steps"] > lane_steps for each in behind if each.kind == "progress")
 
 
+@on_postgres
 def test_sigterm_releases_and_another_worker_goes_on_at_once(deployment: Deployment) -> None:
     client = deployment.client()
     first = deployment.start_worker()
@@ -209,6 +219,7 @@ def test_sigterm_releases_and_another_worker_goes_on_at_once(deployment: Deploym
     assert ended.result.provenance["engine"] == " and ".join(sorted(paths))
 
 
+@on_sqlite
 def test_frozen_worker_wakes_up_and_changes_nothing(deployment: Deployment) -> None:
     client = deployment.client()
     zombie = deployment.start_worker()
@@ -230,7 +241,7 @@ def test_frozen_worker_wakes_up_and_changes_nothing(deployment: Deployment) -> N
 
 
 def freeze(deployment: Deployment, process: subprocess.Popen[bytes]) -> None:
-    """Stop it between two writes: frozen inside one, it would keep SQLite's only write lock for ever."""
+    """Stop it between two transactions: frozen inside one, it would keep SQLite's locks for ever."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         process.send_signal(signal.SIGSTOP)
@@ -238,7 +249,7 @@ def freeze(deployment: Deployment, process: subprocess.Popen[bytes]) -> None:
             return
         process.send_signal(signal.SIGCONT)
         time.sleep(0.05)
-    raise AssertionError("the worker was in the middle of a write each time")
+    raise AssertionError("the worker was in the middle of a transaction each time")
 
 
 def is_writable(deployment: Deployment) -> bool:
@@ -248,7 +259,7 @@ def is_writable(deployment: Deployment) -> bool:
     assert file is not None
     with closing(sqlite3.connect(file, timeout=1.0, isolation_level=None)) as connection:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError:
             return False
         connection.execute("ROLLBACK")
@@ -265,6 +276,7 @@ def snapshot(deployment: Deployment, study: StudyOut) -> tuple[object, ...]:
         return job.state, job.fence, sorted(map(tuple, results)), events
 
 
+@on_postgres
 def test_cancel_stops_the_training(deployment: Deployment) -> None:
     client = deployment.client()
     worker = deployment.start_worker()

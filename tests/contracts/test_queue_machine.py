@@ -31,7 +31,7 @@ from service.jobs.lease import Lease
 from service.states import JobState
 
 #: Histories per database, and steps in each. A release run takes 20,000 of 60.
-EXAMPLES = int(os.environ.get("CLIPTUNE_TEST_MACHINE_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("CLIPTUNE_TEST_MACHINE_EXAMPLES", "40"))
 STEPS = int(os.environ.get("CLIPTUNE_TEST_MACHINE_STEPS", "40"))
 
 TTL_MS = 60_000

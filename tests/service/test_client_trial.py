@@ -23,7 +23,6 @@ from serving import serving
 
 from service.api.app import create_app
 from service.client import Client, LeasedTrial
-from service.db.migrate import upgrade
 from service.db.session import Database
 from service.errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
 from service.lanes import close_lanes, load_lanes
@@ -39,12 +38,9 @@ PATIENCE_SECONDS = 30.0
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(sqlite_database: Database) -> Database:
     """SQLite alone: the client never sees which database answers."""
-    opened = Database(f"sqlite:///{tmp_path / 'cliptune.db'}")
-    upgrade(opened)
-    yield opened
-    opened.close()
+    return sqlite_database
 
 
 class World:

@@ -19,7 +19,6 @@ from sqlalchemy import select
 
 from service.client import Client
 from service.db.clock import database_now
-from service.db.migrate import upgrade
 from service.db.models import LaneReportRow, StudyRow, TrialRow
 from service.db.session import Database
 from service.lanes import LaneState, insert_lanes, load_lanes
@@ -38,12 +37,9 @@ TRAIN = """
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(sqlite_database: Database) -> Database:
     """SQLite alone: the agent never sees which database answers."""
-    opened = Database(f"sqlite:///{tmp_path / 'cliptune.db'}")
-    upgrade(opened)
-    yield opened
-    opened.close()
+    return sqlite_database
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,18 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.api.problems import KINDS
-from service.db.migrate import upgrade
 from service.db.session import Database
 from service.lanes import load_lanes
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(sqlite_database: Database) -> Database:
     """SQLite alone: what is refused here never reaches a database, or does the same on both."""
-    opened = Database(f"sqlite:///{tmp_path / 'cliptune.db'}")
-    upgrade(opened)
-    yield opened
-    opened.close()
+    return sqlite_database
 
 
 def assert_problem(response: Any, status: int, code: str, *words: str, pointer: str | None = None) -> None:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from serving import serving
 
 from service.ci.lock import LOCK_FILE, Lock, write_lock
 from service.ci.recommended import Measured, Recommended
 from service.cli.main import main
-from service.db.migrate import upgrade
 from service.db.session import Database
 from tuner.evidence import PairedDifference, Verdict
 from tuner.spec import OFF_SETTING, ClipSetting
@@ -95,12 +90,9 @@ def recommendation(
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(sqlite_database: Database) -> Database:
     """SQLite alone: the command never sees which database answers."""
-    opened = Database(f"sqlite:///{tmp_path / 'cliptune.db'}")
-    upgrade(opened)
-    yield opened
-    opened.close()
+    return sqlite_database
 
 
 @pytest.fixture
@@ -117,20 +109,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 @pytest.fixture
 def served(api: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The service behind ``api`` on a real socket, which the environment names."""
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(api.app, log_level="critical", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            monkeypatch.setenv("CLIPTUNE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-            monkeypatch.setenv("CLIPTUNE_API_KEY", api.key)
-            yield api
-        finally:
-            server.should_exit = True
-            thread.join()
+    with serving(api.app) as url:
+        monkeypatch.setenv("CLIPTUNE_URL", url)
+        monkeypatch.setenv("CLIPTUNE_API_KEY", api.key)
+        yield api
 
 
 @pytest.fixture

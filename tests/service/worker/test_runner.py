@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import pytest
 from sqlalchemy import select, update
 
-from service.db.migrate import upgrade
 from service.db.models import JobEventRow, RecommendationRow, StudyRow, TrialResultRow, TrialRow
 from service.db.session import Database
 from service.errors import LeaseLostError, TrainingError
@@ -64,10 +63,8 @@ class Quiet:
 
 
 @pytest.fixture
-def database(sqlite_url: str) -> Database:
-    opened = Database(sqlite_url)
-    upgrade(opened)
-    return opened
+def database(sqlite_database: Database) -> Database:
+    return sqlite_database
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from service.db.migrate import upgrade
 from service.db.models import TrialResultRow, TrialRow
 from service.db.session import Database
 from service.errors import SettingsError
@@ -36,10 +35,8 @@ class Quiet:
 
 
 @pytest.fixture
-def database(sqlite_url: str) -> Database:
-    opened = Database(sqlite_url)
-    upgrade(opened)
-    return opened
+def database(sqlite_database: Database) -> Database:
+    return sqlite_database
 
 
 def run(database: Database, queue: Queue, lease: Lease, monitor: str) -> JobState:
