@@ -11,7 +11,7 @@ COPY tuner tuner
 ENTRYPOINT ["cliptune"]
 
 FROM base AS api
-RUN pip install -c constraints.txt '.[server,postgres]'
+RUN pip install -c constraints.txt '.[server,postgres,oidc]'
 USER 10001
 VOLUME /var/lib/cliptune
 EXPOSE 8765

@@ -43,6 +43,7 @@ _BODIES = (
     "Estimate",
     "PairedDifference",
     "FailureRate",
+    "BadgeOut",
     "NormSketch",
     "PhaseSketch",
     "LossSketch",
@@ -57,9 +58,16 @@ _BODIES = (
     "CompleteRequest",
     "RunRecord",
     "CompletedOut",
+    "WebhookRequest",
+    "WebhookOut",
+    "WebhookSecretOut",
+    "DeliveryOut",
     "WorkloadOut",
     "MethodOut",
     "WorkerOut",
+    "KeyRequest",
+    "KeyOut",
+    "KeyMade",
     "Ready",
     "Problem",
     "FieldProblem",
@@ -158,7 +166,8 @@ def render_http() -> str:
         f"# HTTP interface\n\n{_NOTE}\n"
         "The base is the service's address, by default `http://127.0.0.1:8765`. The machine-readable description is\n"
         "[openapi.json](openapi.json); a running service also has it at `/openapi.json`, and `/docs` as a page.\n\n"
-        "- Send the access key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. `/healthz`, `/readyz`, `/version`,\n"
+        "- Send the access key as `Authorization: Bearer KEY` or `X-API-Key: KEY`; a pipeline may send its identity\n"
+        "  token instead: see [keys](../how-to/keys.md#pipelines-without-a-key). `/healthz`, `/readyz`, `/version`,\n"
         "  `/docs`, `/openapi.json` and `/errors/CODE` need none.\n"
         "- A body is JSON and says so: `Content-Type: application/json`, as `curl --json` does.\n"
         "- A submission or an extension carries an `Idempotency-Key`, 1 to 200 printable ASCII characters, remembered\n"
@@ -168,6 +177,7 @@ def render_http() -> str:
         "- Every answer carries `X-Request-Id`: the one you sent, or a new one.\n"
         "- Lists are pages: `{items, next_cursor}`. Hand `next_cursor` back as `cursor`; null is the end.\n"
         "- `GET /v1/studies/{study_id}` and both recommendation queries carry an `ETag`: `If-None-Match` answers 304.\n"
+        "  So do a badge's two forms, which need no key if a `token` is in the address.\n"
         "- Times are RFC 3339 in UTC. Gradient norms are before clipping. The objective is minimized.\n\n"
         "## Addresses\n"
     ]
@@ -216,6 +226,8 @@ _SENT = (
     "ReportRequest",
     "CompleteRequest",
     "RunRecord",
+    "KeyRequest",
+    "WebhookRequest",
 )
 _STUDY_FIELDS = ("name", *(each.name for each in dataclasses.fields(tuner.spec.StudySpec)))
 _EVENTS = [

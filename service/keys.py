@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
@@ -28,13 +27,10 @@ from service.db.clock import database_now
 from service.db.models import KeyRow
 from service.db.session import Database
 from service.errors import UnauthorizedError
+from service.scopes import ALL_SCOPES as ALL_SCOPES
+from service.scopes import DEFAULT_TENANT as DEFAULT_TENANT
+from service.scopes import Scope as Scope
 from service.settings import KEY_FILE
-
-Scope = Literal["read", "write", "worker", "admin"]
-
-#: The tenant that a first key belongs to.
-DEFAULT_TENANT = "default"
-ALL_SCOPES: tuple[Scope, ...] = ("read", "write", "worker", "admin")
 
 #: Header that a 401 carries.
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="cliptune"'}
@@ -190,8 +186,30 @@ def authenticate(session: Session, text: str, now: int | None = None) -> tuple[P
         raise UnauthorizedError(
             f"the access key {key_id} has expired: ask for a new one", code="key_expired", headers=CHALLENGE
         )
+    return _principal(row), row.expires_at
+
+
+def find_principal(session: Session, key_id: str, now: int | None = None) -> Principal | None:
+    """Who a key belongs to, by its id alone: to check what the key signed, never to let anybody in.
+
+    Args:
+        session: any transaction.
+        key_id: the key's 8-character id.
+        now: replaces the database's clock in tests, in milliseconds.
+
+    Returns:
+        The principal; None if there is no such key, or if it was revoked or has expired.
+    """
+    clock = database_now(session, now)
+    row = session.execute(select(KeyRow).where(KeyRow.id == key_id)).scalar_one_or_none()
+    if row is None or row.revoked_at is not None:
+        return None
+    return None if row.expires_at is not None and row.expires_at <= clock else _principal(row)
+
+
+def _principal(row: KeyRow) -> Principal:
     signing_key = hashlib.sha256(b"cursor:" + row.secret_sha256.encode()).digest()
-    return Principal(key_id, row.tenant_id, frozenset(row.scopes), signing_key), row.expires_at
+    return Principal(row.id, row.tenant_id, frozenset(row.scopes), signing_key)
 
 
 class Keyring:
@@ -246,6 +264,17 @@ class Keyring:
             self._known[hashlib.sha256(text.encode()).digest()] = (time.monotonic() + lifetime, principal)
         self._used.add(principal.key_id)
         return principal
+
+    def forget(self, key_id: str) -> None:
+        """Look a key up again at its next use, because it was revoked; other processes remember it for a while.
+
+        Args:
+            key_id: the key's 8-character id.
+        """
+        with self._lock:
+            for digest, (_, principal) in list(self._known.items()):
+                if principal.key_id == key_id:
+                    del self._known[digest]
 
     def record_use(self) -> None:
         """Write ``last_used_at`` of the keys used since the last call, at most once a minute each."""

@@ -17,6 +17,9 @@ from service.settings import Settings
 
 _SECRETS = re.compile(
     r"cliptune_[a-z]+_[0-9A-Za-z]{8}_[0-9A-Za-z]+(_[0-9A-Za-z]+)?"
+    r"|whsec_[0-9A-Za-z+/]+=*"
+    # An identity token: both its JSON parts begin with a brace.
+    r"|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]*"
     # A password may hold a bare "/" or "@", which SQLAlchemy accepts: everything up to the last "@" of the word.
     # The second form takes a password with a quote in it, at which the first one stops.
     r"|(?<=://)[^\s\"'/:]*:[^\s\"']+(?=@)|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
@@ -45,7 +48,7 @@ def configure_logs(settings: Settings) -> None:
 
 
 def redact(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace access keys and the passwords of URLs in every text of a log line.
+    """Replace access keys, identity tokens and the passwords of URLs in every text of a log line.
 
     Example:
         >>> redact(None, "info", {"event": "at postgresql://me:secret@host/db"})["event"]
@@ -59,7 +62,7 @@ def redact(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutable
 
 
 def without_secrets(text: str) -> str:
-    """A text with every access key, every URL's user and password, and every ``password=`` in it replaced.
+    """A text with every access key, identity token, URL's user and password, and ``password=`` in it replaced.
 
     Args:
         text: any text; a URL in it ends at white space or a quote.

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
+from service.trust import TrustRule, parse_trust
 from tuner.monitors import parse_monitor
 from tuner.workloads.registrations import Registrations, installed, parse_registrations, parse_sources
 
@@ -23,8 +24,16 @@ PREFIX = "CLIPTUNE_"
 #: File in ``home`` that holds the first access key; only its owner can read it.
 KEY_FILE = "key"
 _ALLOW_LIST = "CLIPTUNE_WORKLOADS"
-#: Read by the test suite and the benchmarks, not by the service.
-FOREIGN = frozenset({"CLIPTUNE_TEST_POSTGRES_URL"})
+#: Written by ``--report dotenv=`` for the later jobs of a pipeline, any of which may run `cliptune` too.
+REPORTED = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        *("VERDICT", "CURRENT", "RECOMMENDED", "LOW", "HIGH", "STUDY_ID", "STUDY_URL", "STATUS"),
+        *("NUM_FAILED", "NUM_WARNINGS", "EXIT_CODE"),
+    )
+)
+#: Not read by the service: by the test suite and the benchmarks, or by nobody here.
+FOREIGN = frozenset({"CLIPTUNE_TEST_POSTGRES_URL"}) | REPORTED
 
 
 class Settings(BaseSettings):
@@ -152,6 +161,18 @@ class Settings(BaseSettings):
         description="CPU threads of a training process; 0 lets torch choose. One is fastest for small models and "
         "on a machine that does other work too.",
     )
+    webhook_allow: str = Field(
+        default="",
+        description="Hosts, addresses and networks (10.1.0.0/16), separated by commas, that webhooks may go to even if "
+        "they are private, and by plain http; empty allows none. Read by the API, by serve and by deliver.",
+    )
+    webhook_ports: str = Field(
+        default="443,8443", description="Ports that webhooks may go to, separated by commas."
+    )
+    webhook_ca_file: str = Field(
+        default="",
+        description="PEM file of certificate authorities that the receivers of webhooks may have besides the system's.",
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto is console on a terminal and JSON lines elsewhere."
     )
@@ -160,10 +181,21 @@ class Settings(BaseSettings):
     )
     url: str = Field(
         default="",
-        description="Address of the service for the client; empty means the one served from home, or port 8765.",
+        description="Address of the service for the client; empty means the one served from home, or port 8765. The "
+        "API puts it into the addresses of badges; empty means the one that was asked.",
     )
     api_key: SecretStr = Field(
         default=SecretStr(""), description="Access key for the client; empty means the one kept in home."
+    )
+    id_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Identity token of a pipeline for the client, where there is no access key; GitLab's id_tokens "
+        "fill it in.",
+    )
+    oidc: str = Field(
+        default="",
+        description="JSON list of rules that say whose pipelines may call the API with identity tokens, without a "
+        "key: issuer, audience, match, tenant, scopes. Empty is off. Read by the API.",
     )
 
     @model_validator(mode="after")
@@ -198,6 +230,17 @@ class Settings(BaseSettings):
         if text:
             parse_monitor(text)
         return text
+
+    @field_validator("oidc")
+    @classmethod
+    def _lists_rules(cls, text: str) -> str:
+        parse_trust(text)
+        return text
+
+    @property
+    def trust(self) -> tuple[TrustRule, ...]:
+        """The rules for identity tokens, in their order."""
+        return parse_trust(self.oidc)
 
     @property
     def registrations(self) -> Registrations:

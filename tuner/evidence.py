@@ -88,6 +88,19 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedNorms:
+    """What the probe measured at the initial weights of one seed: how far seeds differ is how sure a probe is.
+
+    Attributes:
+        l2_norm: sketch of the L2 norm of the whole gradient, before clipping.
+        max_abs: sketch of the largest absolute element of the gradient.
+    """
+
+    l2_norm: NormSketch
+    max_abs: NormSketch
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reference:
     """What the probe measured at frozen weights: the scales that kappa is relative to.
 
@@ -101,6 +114,8 @@ class Reference:
         tail_index: Hill's estimate of the exponent of the L2 norms' tail; None if not measured, or with too few.
         smoothness: how the curvature grows with the gradient; None if it could not be estimated.
         features: what was measured; None in references of earlier versions.
+        by_seed: the same sketches seed by seed, without seeds that had no finite gradient; empty in references of
+            earlier versions and of external trainings.
     """
 
     l2_norm: NormSketch | None
@@ -110,6 +125,7 @@ class Reference:
     tail_index: float | None = None
     smoothness: Smoothness | None = None
     features: Features | None = None
+    by_seed: tuple[SeedNorms, ...] = ()
 
     @property
     def norms(self) -> NormSketch:

@@ -39,8 +39,19 @@ def answer(
     else:
         content = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     response = Response(content, status_code=status, headers=headers, media_type="application/json")
-    if with_etag:
-        response.headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return tagged(response) if with_etag else response
+
+
+def tagged(response: Response) -> Response:
+    """The same answer with an ``ETag``, so that a reader may ask for changes only.
+
+    Args:
+        response: with a body that is known whole.
+
+    Returns:
+        The answer.
+    """
+    response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
     return response
 
 

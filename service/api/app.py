@@ -20,19 +20,34 @@ from service.api.deps import Services
 from service.api.edge import Edge
 from service.api.metrics import Metrics
 from service.api.openapi import describe
-from service.api.routes import catalog, events, operations, recommendations, studies, trials
+from service.api.routes import (
+    badges,
+    catalog,
+    events,
+    keys,
+    operations,
+    recommendations,
+    studies,
+    trials,
+    webhooks,
+)
 from service.db.session import Database
+from service.identity.identities import Identities
 from service.jobs.queue import Queue
 from service.keys import Keyring
 from service.lanes import LaneQueue
 from service.settings import Settings
 from service.studies import forget_idempotency_keys
+from service.webhooks.target import Allowance
 
 #: How often Idempotency-Keys past their time are deleted, in seconds.
 _FORGET_SECONDS = 3600.0
 
 #: Threads that answer cheap queries; see `service.api.deps.Services`.
 FAST_READS = 2
+
+#: Threads that verify identity tokens; see `service.api.deps.Services`.
+TOKEN_CHECKS = 4
 
 #: Threads that ask and tell of lanes; see `service.api.routes.trials.LaneCalls`.
 LANE_THREADS = {"sqlite": 1, "postgresql": 8}
@@ -58,7 +73,16 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         max_attempts=settings.max_attempts,
         max_lost=settings.max_lost,
     )
-    services = Services(settings, database, queue, Keyring(database), metrics, CapacityLimiter(FAST_READS))
+    services = Services(
+        settings,
+        database,
+        queue,
+        Keyring(database),
+        Identities(database, settings.trust),
+        metrics,
+        fast_reads=CapacityLimiter(FAST_READS),
+        token_checks=CapacityLimiter(TOKEN_CHECKS),
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -88,11 +112,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     )
     app.state.services = services
     app.state.lanes = trials.LaneCalls(lanes, LANE_THREADS[database.dialect])
+    app.state.webhook_allowance = Allowance.parse(settings.webhook_allow, settings.webhook_ports)
     problems.install(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_middleware(Edge, settings=settings, metrics=metrics)
-    # The router tries them in this order: the most frequent query comes first.
-    for module in (recommendations, trials, studies, events, catalog, operations):
+    # The router tries them in this order: the most frequent query comes first, but for the few names that the address
+    # of one recommendation would take for its id.
+    for module in (badges, recommendations, trials, studies, events, catalog, keys, webhooks, operations):
         app.include_router(module.router)
     describe(app)
     return app

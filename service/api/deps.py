@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi import Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
@@ -20,6 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from service.api.metrics import Metrics
 from service.db.session import Database
 from service.errors import ForbiddenError, NotFoundError, ProblemError, UnauthorizedError
+from service.identity.identities import IDENTITY, Identities
+from service.identity.token import has_token_form
 from service.jobs.queue import Queue
 from service.keys import CHALLENGE, Keyring, Principal, Scope
 from service.settings import Settings
@@ -34,6 +37,8 @@ class Services:
     Attributes:
         fast_reads: threads that cheap queries share. Few, because threads that wake each other for a fraction
             of a millisecond spend more time waiting for Python's lock than reading.
+        token_checks: threads that verify identity tokens. Few, because each may wait for its issuer, and anybody can
+            send a token.
         stopping: set when the process is about to end, so that streams and waits end by themselves.
     """
 
@@ -41,8 +46,10 @@ class Services:
     database: Database
     queue: Queue
     keyring: Keyring
+    identities: Identities
     metrics: Metrics
     fast_reads: CapacityLimiter
+    token_checks: CapacityLimiter
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
@@ -57,12 +64,12 @@ def services_of(request: Request) -> Services:
 
 
 async def _authenticate(request: Request) -> Principal:
-    """Who is calling, from ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
+    """Who is calling, from ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; the key may be an identity token.
 
     Raises:
         UnauthorizedError: without a good key.
     """
-    keyring = services_of(request).keyring
+    services = services_of(request)
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
     if not key:
@@ -72,21 +79,44 @@ async def _authenticate(request: Request) -> Principal:
             code="key_missing",
             headers=CHALLENGE,
         )
-    known = keyring.recall(key)
-    return await run_in_threadpool(keyring.look_up, key) if known is None else known
+    if has_token_form(key):
+        known = services.identities.recall(key)
+        if known is None:
+            look_up = services.identities.look_up
+            known = await anyio.to_thread.run_sync(look_up, key, limiter=services.token_checks)
+        return known
+    known = services.keyring.recall(key)
+    return await run_in_threadpool(services.keyring.look_up, key) if known is None else known
 
 
 def _require(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
     async def check(request: Request) -> Principal:
         principal = await _authenticate(request)
         if not principal.may(scope):
+            caller = "identity token" if principal.key_id.startswith(IDENTITY) else "access key"
             raise ForbiddenError(
-                f"the access key {principal.key_id} has the scopes {', '.join(sorted(principal.scopes)) or 'none'}: "
+                f"the {caller} {principal.key_id} has the scopes {', '.join(sorted(principal.scopes)) or 'none'}: "
                 f"this needs {scope}"
             )
         return principal
 
     return check
+
+
+async def authenticate_reader(request: Request) -> Principal:
+    """Who is calling, with the scope ``read``; for routes that a key is only one of the ways into.
+
+    Args:
+        request: carries the key.
+
+    Returns:
+        The caller.
+
+    Raises:
+        UnauthorizedError: without a good key.
+        ForbiddenError: without the scope.
+    """
+    return await _require("read")(request)
 
 
 async def _require_json(request: Request) -> None:
@@ -135,6 +165,7 @@ async def _study_id(study_id: Annotated[str, Path(max_length=100)]) -> str:
 App = Annotated[Services, Depends(_services)]
 Reader = Annotated[Principal, Depends(_require("read"))]
 Writer = Annotated[Principal, Depends(_require("write"))]
+Admin = Annotated[Principal, Depends(_require("admin"))]
 Asker = Annotated[Principal, Depends(_require("worker"))]
 StudyId = Annotated[str, Depends(_study_id)]
 JsonBody = Depends(_require_json)

@@ -30,6 +30,8 @@ _SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 _OWN_SITE = (b"same-origin", b"none")
+#: What other sites' pages may show as an image. It is opened by a token of its own, never by what a browser adds.
+_SHOWN_ELSEWHERE = "/v1/recommendations/badge.svg"
 
 
 class Edge:
@@ -61,7 +63,7 @@ class Edge:
         answer = _Answer(send, request_id)
         began = time.perf_counter()
         try:
-            refusal = self._refusal(headers)
+            refusal = self._refusal(scope["path"], headers)
             if refusal is not None:
                 await respond(scope, refusal)(scope, receive, answer.send)
             else:
@@ -82,7 +84,7 @@ class Edge:
         """A request id: drawn once per process and then counted, because drawing costs a system call."""
         return b"%s-%x" % (self._process_id, next(self._counter))
 
-    def _refusal(self, headers: dict[bytes, bytes]) -> ProblemError | None:
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ProblemError | None:
         host = _host_name(headers.get(b"host", b"").decode("latin-1"))
         if self._hosts is not None and host not in self._hosts:
             return InvalidRequestError(
@@ -92,7 +94,8 @@ class Edge:
                 status=400,
             )
         site = headers.get(b"sec-fetch-site")
-        if site is not None and site not in _OWN_SITE:
+        is_image = path == _SHOWN_ELSEWHERE and headers.get(b"sec-fetch-dest") == b"image"
+        if site is not None and site not in _OWN_SITE and not is_image:
             return ForbiddenError(
                 "a page of another site may not call this API: open it directly, or call it from a program",
                 code="cross_site_request",

@@ -49,6 +49,9 @@ KINDS: dict[str, Kind] = {
         409, "Study is settled", "Give num_seeds to measure it on further seeds all the same."
     ),
     "ambiguous_prefix": Kind(409, "Several studies match", "Give more characters of the study's id."),
+    "badge_needs_key": Kind(
+        403, "Only a key makes a badge", "Ask with an access key that has the scope read."
+    ),
     "body_too_large": Kind(
         413, "Request body too large", "Send a smaller body; a study needs a few kilobytes."
     ),
@@ -87,8 +90,10 @@ KINDS: dict[str, Kind] = {
     "key_expired": Kind(401, "Access key expired", "Ask for a new key."),
     "key_malformed": Kind(401, "Access key malformed", "Copy the key whole; its last part is a checksum."),
     "key_missing": Kind(401, "Access key missing", "Send the header Authorization: Bearer KEY."),
+    "key_not_found": Kind(404, "No such access key", "`cliptune keys list` shows the keys of this tenant."),
     "key_revoked": Kind(401, "Access key revoked", "Ask for a new key."),
     "key_unknown": Kind(401, "Access key unknown", "Check that the key belongs to this service."),
+    "last_admin_key": Kind(409, "Last key with the scope admin", "Make another one with that scope first."),
     "lease_lost": Kind(409, "Lease is lost", "Stop this training, and ask for another lane."),
     "malformed_json": Kind(400, "Body is not JSON", "Correct the JSON at the position that is named."),
     "method_not_allowed": Kind(405, "Method not allowed", "Use a method that the Allow header lists."),
@@ -123,11 +128,18 @@ KINDS: dict[str, Kind] = {
     "study_finished": Kind(409, "Study has ended", "Nothing is left to do."),
     "study_not_done": Kind(409, "Study has not ended", "Wait until it has, then extend it."),
     "study_not_found": Kind(404, "No such study", "GET /v1/studies lists the studies of this key."),
+    "token_expired": Kind(
+        401, "Identity token expired", "Get a new one: each job of a pipeline has its own."
+    ),
+    "token_malformed": Kind(401, "Identity token malformed", "Pass it on whole, as the pipeline gave it."),
+    "token_untrusted": Kind(401, "Identity token not trusted", "Compare its claims with CLIPTUNE_OIDC."),
+    "token_unverifiable": Kind(503, "Identity token can't be verified", "Try again, or use an access key."),
     "too_few_seeds": Kind(422, "Too few fresh seeds", "Ask for two at least: one has no error bar."),
     "too_many_reports": Kind(422, "Too many reports", "Report less often: 10,000 are kept of a lane."),
     "too_many_seeds": Kind(
         422, "Too many fresh seeds", "Ask for as many as are left, or submit a new study."
     ),
+    "too_many_webhooks": Kind(409, "Too many webhooks", "Delete one first: a tenant has at most 20."),
     "trial_not_found": Kind(
         404, "No such lane", "Use the trial_id and the lease_token that trials:ask answered together."
     ),
@@ -143,6 +155,12 @@ KINDS: dict[str, Kind] = {
     ),
     "unsupported_media_type": Kind(
         415, "Content type not supported", "Send Content-Type: application/json; `curl --json` does."
+    ),
+    "webhook_not_found": Kind(
+        404, "No such webhook", "GET /v1/webhooks lists the webhooks of this key's tenant."
+    ),
+    "webhook_url_refused": Kind(
+        422, "Webhooks may not go there", "Give an https address of a public host, on a port that is allowed."
     ),
     "value_missing": Kind(
         422,

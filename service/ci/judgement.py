@@ -76,10 +76,12 @@ class Drift:
     Attributes:
         has_drifted: whether its gradient norms no longer match those of the recommendation.
         reason: how they compare, with the figures, as a sentence.
+        is_settled: whether the probe could tell; a drift is settled.
     """
 
     has_drifted: bool
     reason: str
+    is_settled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

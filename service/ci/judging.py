@@ -11,7 +11,7 @@ from service.ci.framework import METHODS
 from service.ci.gather import Value
 from service.ci.recommended import Recommended
 from service.ci.target import Answer
-from service.ci.verdict import Checked, CheckVerdict, FailOn, Judgement, judge
+from service.ci.verdict import Checked, CheckVerdict, Drift, FailOn, Judgement, judge
 from tuner.errors import SpecError
 from tuner.spec import OFF_SETTING, ClipSetting
 
@@ -31,7 +31,9 @@ class Rules:
     stale_after_days: int | None = None
 
 
-def judge_value(value: Value, answer: Answer, rules: Rules, now: datetime) -> Judgement:
+def judge_value(
+    value: Value, answer: Answer, rules: Rules, now: datetime, drift: Drift | None = None
+) -> Judgement:
     """Judge a value of a config.
 
     Args:
@@ -39,6 +41,7 @@ def judge_value(value: Value, answer: Answer, rules: Rules, now: datetime) -> Ju
         answer: what it is judged by.
         rules: the caller's.
         now: aware.
+        drift: what a probe showed; None if none was run.
 
     Returns:
         The verdict.
@@ -53,6 +56,7 @@ def judge_value(value: Value, answer: Answer, rules: Rules, now: datetime) -> Ju
         tolerance=rules.tolerance,
         fail_on=rules.fail_on,
         stale_after_days=rules.stale_after_days,
+        drift=drift,
         reason_without=answer.reason,
     )
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from service.ci.lock_fields import Fields, LockFieldError
+from service.ci.probed import read_probed
 from service.ci.recommended import Measured, Recommended
 from service.errors import ServiceError
 from tuner.evidence import PairedDifference, Verdict
@@ -261,6 +262,9 @@ def _entry(recommendation: Recommended) -> dict[str, Any]:
     """One recommendation as JSON values."""
     values = asdict(recommendation)
     del values["recommendation_id"], values["measured"]
+    if recommendation.probed is None:
+        # As earlier versions wrote it, whose locks stay as they are.
+        del values["probed"]
     return values | {
         "verdict": str(recommendation.verdict),
         "setting": _exact(recommendation.setting),
@@ -328,6 +332,7 @@ def _read_entry(fields: Fields) -> Recommended:
                 key=lambda pair: (pair[0].method, pair[0].threshold or 0.0),
             )
         ),
+        probed=read_probed(fields.fields("probed")) if "probed" in fields.names else None,
     )
 
 

@@ -57,6 +57,10 @@ class Fields:
         """A field that must be there and may be null."""
         return None if self._get(name) is None else read(name)
 
+    def scalars(self) -> dict[str, str | int | float | bool]:
+        """The fields that are there, each a text, a finite number, true or false."""
+        return {name: self._scalar(name) for name in self.names}
+
     def text(self, name: str) -> str:
         """A text."""
         return self._typed(name, str, "a text")
@@ -129,6 +133,12 @@ class Fields:
             return ClipSetting.parse(text)
         except TunerError as error:
             raise LockFieldError(f"{pointer} is no clip setting ({error})") from None
+
+    def _scalar(self, name: str) -> str | int | float | bool:
+        found = self._get(name)
+        if isinstance(found, (str, int)) or (isinstance(found, float) and math.isfinite(found)):
+            return found
+        raise self._wrong(name, "a text, a finite number, true or false")
 
     def _typed(self, name: str, kind: type[Value], words: str) -> Value:
         found = self._get(name)

@@ -19,6 +19,11 @@ _KNOWN: Mapping[str, tuple[str, str]] = {
     "key_unknown": ("The access key is wrong", "set the pipeline's secret to a key of this service"),
     "key_expired": ("The access key has expired", "make a new one and replace the pipeline's secret"),
     "key_revoked": ("The access key was revoked", "make a new one and replace the pipeline's secret"),
+    "token_malformed": ("The identity token is mistyped", "pass it on as the pipeline gave it"),
+    "token_expired": ("The identity token has expired", "run the job again, which gets a new one"),
+    "token_untrusted": ("The service does not trust the identity token", "compare it with the rules there"),
+    "token_unverifiable": ("The service can't verify the identity token", "run the pipeline again later"),
+    "id_token_unavailable": ("GitHub gave no identity token", "look at the job's permissions"),
     "forbidden": ("The access key lacks a scope", "use a key that may do this"),
 }
 _TOO_MANY, _BROKEN = 429, 500

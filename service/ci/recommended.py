@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from service.ci.probed import Probed, probed
 from service.report.intervals import t_bound
 from tuner.evidence import PairedDifference, Stage, TrialState, Verdict
 from tuner.spec import OFF_SETTING, ClipSetting, canonical_digest
@@ -68,6 +69,7 @@ class Recommended:
         study_url: where a person reads about the study; empty if there is no such page.
         versions: of what it was found with.
         measured: the settings that the study trained.
+        probed: what its probe measured; None if that is not known.
     """
 
     study_id: str
@@ -92,12 +94,14 @@ class Recommended:
     study_url: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     measured: tuple[Measured, ...] = ()
+    probed: Probed | None = None
 
 
 def recommended(
     answer: Mapping[str, Any],
     *,
     spec: Mapping[str, Any] | None = None,
+    reference: Mapping[str, Any] | None = None,
     trials: Iterable[Mapping[str, Any]] = (),
     study_url: str = "",
 ) -> Recommended:
@@ -106,6 +110,7 @@ def recommended(
     Args:
         answer: a `service.schemas.RecommendationOut` as JSON values.
         spec: the study's question, ``StudyOut.spec``; without it the value in use then is not known by its number.
+        reference: what the study's probe measured, ``StudyOut.reference``.
         trials: the study's `TrialOut`, likewise; without them only *off* and the value in use can be compared.
         study_url: see the class.
 
@@ -140,6 +145,7 @@ def recommended(
         study_url=study_url,
         versions={name: str(answer["provenance"][name]) for name in VERSIONS if name in answer["provenance"]},
         measured=_measured(answer, spec, best, trials),
+        probed=probed(reference, spec, device=str(answer["provenance"].get("device", ""))),
     )
 
 

@@ -1,4 +1,4 @@
-"""All that one check found, and what the process exits with: pure."""
+"""All that one check or one tuning found, and what the process exits with: pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 
 from service.ci.judgement import Judgement, Severity
 from service.ci.outage import Outage
+from service.ci.tuned import EXIT_INTERRUPTED, Ending, Tuned
 
 #: Whether an outage of the service fails the check.
 OnServiceError = Literal["fail", "warn"]
@@ -44,6 +45,7 @@ class Report:
         outage: why the service gave nothing; None if it answered, or was not asked.
         on_service_error: whether an outage fails the check.
         exit_zero: whether the process exits with 0 whatever was found; then nothing in the report fails.
+        study: the one that was waited for; None in a check.
     """
 
     judgements: tuple[Judgement, ...] = ()
@@ -51,16 +53,21 @@ class Report:
     outage: Outage | None = None
     on_service_error: OnServiceError = "warn"
     exit_zero: bool = False
+    study: Tuned | None = None
 
     @property
     def exit_code(self) -> int:
-        """1 if a value failed, else 2 if a file could not be judged, else 3 for an outage that counts, else 0."""
+        """1 for a value that failed, 2 for a file that is refused, the study's own, 3 for an outage that counts."""
+        if self.study is not None and self.study.ending is Ending.INTERRUPTED:
+            return EXIT_INTERRUPTED
         if self.exit_zero:
             return 0
         if self.num_failures:
             return EXIT_FAILED
         if self.refusals:
             return EXIT_REFUSED
+        if self.study is not None and self.study.exit_code:
+            return self.study.exit_code
         return EXIT_OUTAGE if self.outage is not None and self.on_service_error == "fail" else 0
 
     @property
@@ -104,7 +111,9 @@ class Report:
         ]
         told = ", ".join(f"{count} {words}" for count, words in counts if count)
         if not total and not self.refusals:
-            return "No clip value was checked."
+            # No text of the service: formats print this as it is.
+            title = "No clip value was checked" if self.study is None else self.study.title
+            return f"{title[:1].upper()}{title[1:]}."
         return f"{total} clip value{'' if total == 1 else 's'} checked: {told}."
 
 
@@ -115,6 +124,7 @@ def report(
     outage: Outage | None = None,
     on_service_error: OnServiceError = "warn",
     exit_zero: bool = False,
+    study: Tuned | None = None,
 ) -> Report:
     """Put a check's findings in the order in which every format shows them.
 
@@ -124,6 +134,7 @@ def report(
         outage: why the service gave nothing.
         on_service_error: whether an outage fails the check.
         exit_zero: whether nothing does.
+        study: the one that was waited for.
 
     Returns:
         The report; what is softened by ``exit_zero`` is a warning in it.
@@ -139,6 +150,7 @@ def report(
         outage=outage,
         on_service_error="warn" if exit_zero else on_service_error,
         exit_zero=exit_zero,
+        study=replace(study, is_softened=True) if study is not None and exit_zero else study,
     )
 
 

@@ -85,11 +85,8 @@ def sentence(verdict: CheckVerdict, facts: Facts) -> str:
     if verdict in (CheckVerdict.OUTSIDE, CheckVerdict.REGRESSION):
         parts += _measured(facts)
     if facts.drift is not None and verdict is not CheckVerdict.DRIFT:
-        has_drifted = (
-            "does not fit the code as it is now" if facts.drift.has_drifted else "fits the code as it is now"
-        )
-        parts.append(f"The recommendation {has_drifted}: {_ended(facts.drift.reason)}")
-    parts.append(_source(facts.recommendation))
+        parts.append(f"{_fitting(facts.drift)}: {_ended(facts.drift.reason)}")
+    parts.append(source(facts.recommendation))
     if facts.stale is not None:
         age, allowed = facts.stale
         parts.append(f"That is {age} days ago, more than the {allowed} allowed: run the study again.")
@@ -190,9 +187,16 @@ def _regression(facts: Facts) -> str:
 def _drift(facts: Facts) -> str:
     reason = _ended(facts.drift.reason) if facts.drift is not None else ""
     return (
-        f"What was recommended in place of {subject(facts.checked)} does not fit the code as it is now: {reason} Run "
-        "the study again."
+        f"{subject(facts.checked)} can't be judged by a recommendation that does not fit the code as it is now: "
+        f"{reason} Run the study again."
     )
+
+
+def _fitting(drift: Drift) -> str:
+    if not drift.is_settled:
+        return "Whether the recommendation fits the code as it is now is open"
+    verb = "does not fit" if drift.has_drifted else "fits"
+    return f"The recommendation {verb} the code as it is now"
 
 
 def _no_difference(facts: Facts) -> str:
@@ -256,7 +260,15 @@ def _amount(mean: float) -> str:
     return f"{abs(mean):.3g} {'worse' if mean >= 0 else 'better'}"
 
 
-def _source(recommendation: Recommended) -> str:
+def source(recommendation: Recommended) -> str:
+    """Where a recommendation comes from.
+
+    Args:
+        recommendation: of a study.
+
+    Returns:
+        A sentence.
+    """
     version = f" version {recommendation.version}" if recommendation.version > 1 else ""
     plural = "" if recommendation.num_seeds == 1 else "s"
     return (

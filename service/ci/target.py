@@ -37,16 +37,18 @@ class Target:
         workload: its name; empty if it is not given.
         fingerprint: of what is trained; empty likewise.
         parameters: of the workload, those that matter.
+        study_id: of the one study that is to answer; then nothing else is looked at.
     """
 
     workload: str = ""
     fingerprint: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    study_id: str = ""
 
     @property
     def is_named(self) -> bool:
         """Whether anything is given."""
-        return bool(self.workload or self.fingerprint)
+        return bool(self.workload or self.fingerprint or self.study_id)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def answers_of_service(
             answers.append(Answer(None, f"which workload it trains is not known: {_REMEDY}"))
             continue
         if wanted not in known:
-            known[wanted] = _ask(client, wanted)
+            known[wanted] = answer_of_service(client, wanted)
         answers.append(known[wanted])
     return tuple(answers)
 
@@ -139,11 +141,24 @@ def _kept_target(value: Value, lock: LockFile) -> Target | None:
     return None if kept is None else Target(workload=kept.workload, fingerprint=kept.fingerprint)
 
 
-def _ask(client: Client, target: Target) -> Answer:
-    """The recommendation for a target, with what a verdict needs of its study."""
+def answer_of_service(client: Client, target: Target) -> Answer:
+    """What the service has for a target, with what a verdict needs of its study.
+
+    Args:
+        client: of the service.
+        target: what is trained.
+
+    Returns:
+        The recommendation.
+
+    Raises:
+        ServiceError: if the service gives none.
+    """
+    if target.study_id:
+        return answer_of_study(client, target.study_id)
     fingerprint = target.fingerprint
     if target.parameters:
-        found_fingerprint = _fingerprint_with(client, target)
+        found_fingerprint = fingerprint_with(client, target)
         if found_fingerprint is None:
             wanted = ", ".join(f"{name}={json.dumps(value)}" for name, value in target.parameters.items())
             return Answer(None, f"no finished study of {target.workload} has {wanted}")
@@ -152,15 +167,45 @@ def _ask(client: Client, target: Target) -> Answer:
     why = poor_match(answer)
     if why is not None:
         return Answer(None, why)
-    found = answer["recommendation"]
-    spec = client.get_study(found["study_id"]).spec
+    return _read(client, answer["recommendation"])
+
+
+def answer_of_study(client: Client, study_id: str) -> Answer:
+    """What one study recommends.
+
+    Args:
+        client: of the service.
+        study_id: a study that has succeeded.
+
+    Returns:
+        Its newest recommendation.
+
+    Raises:
+        ServiceError: if the service gives none.
+    """
+    return _read(client, client.get_recommendation(study_id).model_dump(mode="json"))
+
+
+def _read(client: Client, found: Mapping[str, Any]) -> Answer:
+    """A recommendation with what a verdict needs of its study."""
+    study = client.get_study(found["study_id"])
     trials = [each.model_dump(mode="json") for each in client.list_trials(found["study_id"])]
     url = f"{client.url}/v1/studies/{found['study_id']}"
-    return Answer(recommended(found, spec=spec, trials=trials, study_url=url))
+    return Answer(
+        recommended(found, spec=study.spec, reference=study.reference, trials=trials, study_url=url)
+    )
 
 
-def _fingerprint_with(client: Client, target: Target) -> str | None:
-    """Of the newest study with a result that was run with the target's parameters."""
+def fingerprint_with(client: Client, target: Target) -> str | None:
+    """What is trained by the newest study with a result that was run with given parameters.
+
+    Args:
+        client: of the service.
+        target: a workload with parameters.
+
+    Returns:
+        Its fingerprint; None without such a study.
+    """
     for study in islice(client.iter_studies(), _MAX_STUDIES):
         if study.workload != target.workload or study.result is None:
             continue

@@ -1,9 +1,9 @@
-"""Options that `cliptune check` and `cliptune apply` share: whose config it is, and what it trains."""
+"""Options that the commands for configs share: whose config it is, what it trains, and what is made of a verdict."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -38,6 +38,33 @@ OfflineOption = Annotated[
 LockOption = Annotated[
     Path | None,
     typer.Option("--lock", help="The lock file. Default: cliptune.lock.json at the repository's root."),
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Of what is printed: table, plain, json, markdown, junit, github, gitlab-codequality and more. "
+        "Default: table on a terminal, github on its runners, else plain.",
+    ),
+]
+ReportOption = Annotated[
+    list[str] | None, typer.Option("--report", help="A further report, as FORMAT=PATH; repeat it.")
+]
+FailOnOption = Annotated[
+    Literal["outside", "regression", "never"], typer.Option(help="The mildest verdict that fails.")
+]
+ToleranceOption = Annotated[
+    float | None, typer.Option(help="Share by which the recommended range is widened, such as 0.1.")
+]
+ExitZeroOption = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 whatever is found; failures become warnings.")
+]
+ServiceErrorOption = Annotated[
+    Literal["fail", "warn"],
+    typer.Option(help="What a service that is down, or refuses the key, makes of the check."),
+]
+WriteLockOption = Annotated[
+    bool, typer.Option("--write-lock", help="Keep what the service answers in the lock file.")
 ]
 
 

@@ -1,7 +1,7 @@
 """The `cliptune` command: what it offers, and how an error ends it.
 
 Exit codes: 0 done; 1 nothing found, or something to fix; 2 usage or configuration; 3 the service or its database
-can't be reached, or refuses the key; 5 the study failed or was cancelled; 130 interrupted.
+can't be reached, or refuses the key; 4 not done in time; 5 the study failed or was cancelled; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,23 @@ import sys
 
 import typer
 
-from service.cli import apply, check, operate, probe, recommend, report, run, study, workload
+from service.cli import (
+    apply,
+    badge,
+    check,
+    drift,
+    keys,
+    operate,
+    probe,
+    recommend,
+    report,
+    run,
+    study,
+    tune,
+    webhooks,
+    workload,
+)
+from service.cli.texts import harmless
 from service.errors import ServiceError
 from tuner.errors import TunerError
 
@@ -22,7 +38,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for operator_command in (operate.serve, operate.api, operate.worker, operate.settings, operate.demo):
+for operator_command in (
+    operate.serve,
+    operate.api,
+    operate.worker,
+    operate.deliver,
+    operate.settings,
+    operate.demo,
+):
     app.command()(operator_command)
 for user_command in (
     study.submit,
@@ -34,17 +57,23 @@ for user_command in (
     recommend.recommend,
     check.check,
     apply.apply,
+    tune.tune,
+    badge.badge,
     report.report,
     study.workloads,
     probe.probe,
+    drift.drift,
 ):
     app.command()(user_command)
 # What follows the first argument is the user's own command.
 app.command(context_settings={"allow_interspersed_args": False})(run.run)
 app.add_typer(workload.app, name="workload")
+app.add_typer(keys.app, name="keys")
+app.add_typer(webhooks.app, name="webhooks")
 
 #: Which extra brings a package that the base install leaves out.
 _PACKAGES_OF_EXTRAS = {
+    "oidc": "joserfc",
     "report": "plotly",
     "server": "alembic fastapi prometheus_client sqlalchemy stamina starlette uvicorn",
     "tune": "numpy optuna scipy sklearn torch",
@@ -64,7 +93,8 @@ def main() -> None:
     try:
         app()
     except (ServiceError, TunerError) as error:
-        typer.echo(f"cliptune: {error} [{error.code}]", err=True)
+        for line in f"cliptune: {error} [{error.code}]".splitlines():
+            typer.echo(harmless(line), err=True)
         sys.exit(error.exit_code if isinstance(error, ServiceError) else 2)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

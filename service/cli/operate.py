@@ -22,11 +22,23 @@ JsonOption = Annotated[
 
 
 def serve(host: HostOption = None, port: PortOption = None, as_json: JsonOption = False) -> None:
-    """Run the API with one worker beside it, until Ctrl-C or SIGTERM."""
+    """Run the API, one worker beside it and the sender of webhooks, until Ctrl-C or SIGTERM."""
+    import contextlib
+    from collections.abc import Iterator
+
     from service.cli.server import serve_api
     from service.cli.worker_process import WorkerProcess
+    from service.webhooks.sender_process import SenderThread
 
-    serve_api(_settings(host, port), beside=WorkerProcess, as_json=as_json)
+    settings = _settings(host, port)
+
+    @contextlib.contextmanager
+    def beside() -> Iterator[None]:
+        # The sender first: it may refuse its settings, and then no worker is started.
+        with SenderThread(settings), WorkerProcess():
+            yield
+
+    serve_api(settings, beside=beside, as_json=as_json)
 
 
 def api(host: HostOption = None, port: PortOption = None, as_json: JsonOption = False) -> None:
@@ -47,6 +59,17 @@ def worker(
     settings = load_settings()
     configure_logs(settings)
     run_worker(settings, until_stdin_closes=until_stdin_closes)
+
+
+def deliver() -> None:
+    """Run the sender of webhooks alone; several share the work. `cliptune serve` has one already."""
+    from service.logs import configure_logs
+    from service.settings import load_settings
+    from service.webhooks.sender_process import run_sender
+
+    settings = load_settings()
+    configure_logs(settings)
+    run_sender(settings)
 
 
 def settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

@@ -8,34 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.cli.study import JsonOption, parse_parameter
-from service.errors import ServiceError, TrainingError
 from tuner.spec import MAX_SEEDS
 
 if TYPE_CHECKING:
-    from service.launchers.local import TrainingProcess
-    from service.launchers.protocol import Broken
     from tuner.evidence import Reference
     from tuner.parameters import ParameterValue
-
-#: How long a training process may take to start and to name its workloads, in seconds.
-_START_SECONDS = 120.0
-#: How often the process is looked at while it measures, in seconds.
-_WAIT_SECONDS = 1.0
-
-
-class ProbeFailedError(ServiceError):
-    """The science package refused to probe: its sentence and its code."""
-
-    code = "probe_failed"
-
-    def __init__(self, detail: str, code: str) -> None:
-        self.code = code
-        super().__init__(detail)
 
 
 def probe(
@@ -89,68 +71,10 @@ def _measure(
         ProbeFailedError: if there is no usable gradient, or the model can't be trained.
         TrainingError: if the workload's code raises, or the process breaks.
     """
-    from importlib.util import find_spec
-
-    from service.launchers.local import LocalLauncher
+    from service.launchers.probing import Prober
     from service.settings import load_settings
-    from tuner.errors import SpecError, UnknownWorkloadError
     from tuner.parameters import resolve_parameters
 
-    if find_spec("torch") is None:
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-    settings = load_settings()
-    launcher = LocalLauncher.of(settings)
-    process = launcher.launch()
-    try:
-        catalogue = launcher.describe(process, _START_SECONDS)
-        known = {each.name: each for each in catalogue.workloads}
-        for each in catalogue.refused:
-            if each.name == workload:
-                raise SpecError("workload", each.reason)
-        if workload not in known:
-            raise UnknownWorkloadError(workload, known)
-        parameters = resolve_parameters(known[workload].parameters, given)
-        process.send({"kind": "probe", "workload": workload, "parameters": parameters, "seeds": seeds})
-        reference = _receive(process)
-    finally:
-        process.stop()
-    device = process.ready.device if process.ready is not None else "unknown device"
-    return parameters, device, reference
-
-
-def _receive(process: TrainingProcess) -> Reference:
-    """The answer to a probe request.
-
-    Raises:
-        TrainingError: if the process breaks.
-    """
-    from service.launchers.protocol import Broken, Done
-    from tuner.training.cohort import ProbeMeasured
-
-    reference: Reference | None = None
-    while True:
-        message = process.receive(_WAIT_SECONDS)
-        if isinstance(message, ProbeMeasured):
-            reference = message.reference
-        elif isinstance(message, Broken):
-            refuse(message)
-        elif isinstance(message, Done):
-            if reference is None:
-                raise TrainingError("the training process measured nothing", cause="bad_output")
-            return reference
-
-
-def refuse(broken: Broken) -> NoReturn:
-    """Pass on what went wrong: an error of the science package by its own sentence, another with where it came from.
-
-    Raises:
-        ProbeFailedError: as `_measure`.
-        TrainingError: as `_measure`.
-    """
-    import tuner.errors
-
-    name, _, sentence = broken.detail.partition(": ")
-    kind = getattr(tuner.errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, tuner.errors.TunerError):
-        raise ProbeFailedError(sentence, kind.code)
-    raise TrainingError(f"{broken.detail}\n{broken.traceback}".rstrip(), cause=broken.cause)
+    with Prober(load_settings()) as prober:
+        parameters = resolve_parameters(prober.describe(workload).parameters, given)
+        return parameters, prober.device, prober.measure(workload, parameters, seeds)

@@ -1,20 +1,18 @@
 """A running study on a terminal, or in a log: the events folded into a view, and the view as lines.
 
-`StudyView.fold` is pure: a view and an event give the next view. `follow` shows it, as a live block on a
-terminal and as plain, complete lines elsewhere (log viewers lose carriage returns).
+All of it is pure: a view and an event give the next view, two views give what is new. `service.cli.following` shows it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from service.cli.norm_strip import probe_summary
 from service.launchers.protocol import read_reference
 from service.schemas import EventOut, StudyOut
+from service.states import JobState
 from tuner.evidence import Stage
 from tuner.spec import ClipSetting
 
@@ -32,6 +30,8 @@ class StudyView:
         cohort: number of the cohort that trains, from 0.
         cohort_ids: ids of its trials.
         cohort_share: share of its steps done, in [0, 1].
+        step: the newest step that was told of the cohort.
+        rung: the newest rung of the cohort with their number, empty before the first.
         engine: how the cohort's lanes are trained, in words; empty if that was not told.
         rungs: one line per rung reached, and per resumption.
         ended: trials of the search that have a result, by id.
@@ -47,6 +47,8 @@ class StudyView:
     cohort: int = 0
     cohort_ids: frozenset[str] = frozenset()
     cohort_share: float = 0.0
+    step: int = 0
+    rung: str = ""
     engine: str = ""
     rungs: tuple[str, ...] = ()
     ended: frozenset[str] = frozenset()
@@ -55,8 +57,12 @@ class StudyView:
     off: str = ""
     has_ended: bool = False
 
-    def fold(self, event: EventOut) -> StudyView:
-        """The view after an event; an unknown kind changes nothing."""
+    def fold(self, event: EventOut | StudyOut | None) -> StudyView:
+        """The view after an event, or after a look at the study; an unknown kind and a sign of life change nothing."""
+        if event is None:
+            return self
+        if isinstance(event, StudyOut):
+            return dataclasses.replace(self, study=event)
         change = getattr(self, f"_on_{event.kind}", None)
         return self if change is None else dataclasses.replace(self, **change(event.payload))
 
@@ -76,7 +82,8 @@ class StudyView:
         ids = frozenset(each["id"] for each in payload["trials"])
         is_fresh = payload.get("stage") == Stage.CONFIRM
         fresh = f"{len(payload['seeds'])} fresh seeds" if is_fresh else ""
-        return {"cohort": payload["cohort"], "cohort_ids": ids, "cohort_share": 0.0, "fresh": fresh}
+        begun = {"cohort_share": 0.0, "step": 0, "rung": ""}
+        return {"cohort": payload["cohort"], "cohort_ids": ids, "fresh": fresh, **begun}
 
     def _on_engine(self, payload: dict[str, Any]) -> dict[str, Any]:
         if payload["path"] == "external":
@@ -97,11 +104,13 @@ class StudyView:
         return {"status": f"a checkpoint failed: {_first_line(payload['error'])}"}
 
     def _on_progress(self, payload: dict[str, Any]) -> dict[str, Any]:
-        return {"cohort_share": payload["lane_steps"] / max(1, payload["total_lane_steps"])}
+        share = payload["lane_steps"] / max(1, payload["total_lane_steps"])
+        return {"cohort_share": share, "step": payload["step"]}
 
     def _on_rung(self, payload: dict[str, Any]) -> dict[str, Any]:
+        reached = {"rung": f"rung {payload['index'] + 1}/{payload['num_rungs']}", "step": payload["step"]}
         if self.fresh:
-            return {}
+            return reached
         known = [each for each in payload["values"] if each["mean"] is not None]
         best = min((each["mean"] for each in known), default=None)
         text = (
@@ -110,7 +119,7 @@ class StudyView:
             + (f", best {best:.4f}" if best is not None else "")
             + (f", {len(payload['pruned'])} stopped" if payload["pruned"] else "")
         )
-        return {"rungs": (*self.rungs, f"         {text}")}
+        return {"rungs": (*self.rungs, f"         {text}"), **reached}
 
     def _on_trial(self, payload: dict[str, Any]) -> dict[str, Any]:
         mean, name = payload["mean"], _setting(payload["setting"])
@@ -171,6 +180,29 @@ class StudyView:
             f"{spec['num_seeds']} seeds, {spec['num_steps']} steps"
         )
 
+    def still(self, seconds: float) -> str:
+        """The view in one line, for when nothing has happened for a while.
+
+        Args:
+            seconds: since the waiting began.
+
+        Returns:
+            The state, how far it is, and the time.
+        """
+        spec, parts = self.study.spec, []
+        if self.rung:
+            parts.append(self.rung)
+        if self.step:
+            parts.append(f"{self.step} of {spec['num_steps']} steps")
+        # A look at the study knows the settings where no events come through.
+        done = max(len(self.ended), self.study.num_trials_ended)
+        parts.append(
+            f"confirming on {self.fresh}" if self.fresh else f"{done} of {spec['num_trials']} settings done"
+        )
+        is_queued = self.status == "queued" and self.study.state is JobState.QUEUED
+        state = "queued" if is_queued else "running"
+        return f"still {state}, {', '.join(parts)}, {_spent(seconds)}"
+
     def lines(self) -> list[str]:
         """The view as it stands."""
         filled = round(self.share * _BAR)
@@ -191,55 +223,25 @@ class StudyView:
         return lines
 
 
-def follow(study: StudyOut, events: Iterable[EventOut], *, quiet: bool = False) -> None:
-    """Show a study until its stream of events ends.
+def news(before: StudyView, after: StudyView) -> list[str]:
+    """What a reader of a log has not seen yet.
 
     Args:
-        study: the study.
-        events: from the beginning, ending with the terminal one.
-        quiet: show nothing, only wait.
+        before: what was shown.
+        after: what is known now.
+
+    Returns:
+        A line for each thing that happened.
     """
-    if quiet:
-        for _ in events:
-            pass
-    elif sys.stderr.isatty():
-        _follow_live(StudyView(study), events)
-    else:
-        _follow_in_log(StudyView(study), events)
-
-
-def _follow_live(view: StudyView, events: Iterable[EventOut]) -> None:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    console = Console(stderr=True)
-    with Live(Text("\n".join(view.lines())), console=console, refresh_per_second=8) as live:
-        for event in events:
-            view = view.fold(event)
-            live.update(Text("\n".join(view.lines())))
-
-
-def _follow_in_log(view: StudyView, events: Iterable[EventOut]) -> None:
-    print(view.header(), file=sys.stderr, flush=True)  # noqa: T201
-    for event in events:
-        after = view.fold(event)
-        for text in _news(view, after):
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
-        view = after
-
-
-def _news(before: StudyView, after: StudyView) -> list[str]:
-    """What a reader of a log has not seen yet."""
-    news = [after.probe and f"probe    {after.probe}"] if after.probe != before.probe else []
+    lines = [after.probe and f"probe    {after.probe}"] if after.probe != before.probe else []
     if after.engine != before.engine:
-        news.append(f"engine   {after.engine}")
-    news += after.rungs[len(before.rungs) :]
+        lines.append(f"engine   {after.engine}")
+    lines += after.rungs[len(before.rungs) :]
     if after.cohort_ids != before.cohort_ids or after.share == 1.0 != before.share:
-        news.append(after.lines()[-2])
+        lines.append(after.lines()[-2])
     if after.status != before.status:
-        news.append(f"         {after.status}")
-    return news
+        lines.append(f"         {after.status}")
+    return lines
 
 
 def _setting(document: dict[str, Any]) -> str:
@@ -251,6 +253,19 @@ def _outcome(payload: dict[str, Any]) -> str:
     mean, num_diverged = payload["mean"], payload["num_diverged"]
     diverged = f" ({num_diverged} seeds diverged)" if num_diverged else ""
     return (f"{mean:.4f}" if mean is not None else "all seeds") + diverged
+
+
+def _spent(seconds: float) -> str:
+    """A time in words.
+
+    Example:
+        >>> _spent(42), _spent(245), _spent(7380)
+        ('42 s', '4 min', '2 h 3 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _first_line(text: str) -> str:

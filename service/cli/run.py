@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from service.schemas import StudyOut
 
 #: What a training must not see: it needs no access to the service.
-_SECRETS = ("CLIPTUNE_API_KEY",)
+_SECRETS = ("CLIPTUNE_API_KEY", "CLIPTUNE_ID_TOKEN")
 
 
 def run(

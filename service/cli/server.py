@@ -36,7 +36,7 @@ def serve_api(
 
     Args:
         settings: of this process.
-        beside: what runs meanwhile, for example a worker; entered once the socket is bound.
+        beside: what runs meanwhile, a worker and a sender; entered once the socket is bound.
         as_json: print where it listens as one JSON line on standard output.
 
     Raises:

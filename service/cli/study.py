@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from service.cli.study_options import (
+    ConfirmSeedsOption,
+    CurrentOption,
+    EffectOption,
+    HighOption,
+    LowOption,
+    MethodOption,
+    NameOption,
+    SeedsOption,
+    SpecOption,
+    StepsOption,
+    StudyParameterOption,
+    StudyWorkloadOption,
+    TimeoutOption,
+    TrialsOption,
+    question_of,
+)
+from service.cli.study_options import parse_parameter as parse_parameter
+from service.cli.study_options import read_spec as read_spec
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -22,12 +41,7 @@ StudyArgument = Annotated[str, typer.Argument(help="Id of the study, or its firs
 
 
 def submit(
-    workload: Annotated[
-        str,
-        typer.Option(
-            help="A registered workload (`cliptune workloads` lists them), or any name if --external."
-        ),
-    ] = "",
+    workload: StudyWorkloadOption = "",
     external: Annotated[
         bool,
         typer.Option("--external", help="Trials are trained by `cliptune run` or over HTTP, not by workers."),
@@ -36,29 +50,16 @@ def submit(
         str | None,
         typer.Option(help="What external trainings report, to be minimized. Default: val_loss."),
     ] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option("--param", help="NAME=VALUE of the workload; repeat it.")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="Clipping method to search; repeat it. Default: global_norm.")
-    ] = None,
-    current: Annotated[str | None, typer.Option(help="Setting in use today, as METHOD:THRESHOLD.")] = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Clip settings to evaluate, off included. Default: 16.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds per setting. Default: 3.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps of a full run. Default: 400.")] = None,
+    parameter: StudyParameterOption = None,
+    method: MethodOption = None,
+    current: CurrentOption = None,
+    trials: TrialsOption = None,
+    seeds: SeedsOption = None,
+    steps: StepsOption = None,
     cohort_size: Annotated[int | None, typer.Option(help="Settings trained together. Default: 8.")] = None,
-    confirm_seeds: Annotated[
-        int | None,
-        typer.Option(help="Fresh seeds for the comparison at the end, 0 for none. Default: 6."),
-    ] = None,
-    low: Annotated[
-        float | None, typer.Option("--threshold-low", help="Lower end of the search range.")
-    ] = None,
-    high: Annotated[
-        float | None, typer.Option("--threshold-high", help="Upper end of the search range.")
-    ] = None,
+    confirm_seeds: ConfirmSeedsOption = None,
+    low: LowOption = None,
+    high: HighOption = None,
     rate_low: Annotated[
         float | None,
         typer.Option("--learning-rate-low", help="Lowest factor on the learning rate, to tune it too."),
@@ -66,18 +67,14 @@ def submit(
     rate_high: Annotated[
         float | None, typer.Option("--learning-rate-high", help="Highest factor on the learning rate.")
     ] = None,
-    effect: Annotated[
-        float | None, typer.Option(help="Relative difference that matters to you. Default: 0.01.")
-    ] = None,
+    effect: EffectOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search. Default: 0.")] = None,
     lanes: Annotated[
         str | None,
         typer.Option(help="Lanes trained as one program: auto, solo, or the most. Default: auto."),
     ] = None,
-    spec: Annotated[Path | None, typer.Option(help="JSON file with the study; options win over it.")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="A name; the same name and study again gives the same study.")
-    ] = None,
+    spec: SpecOption = None,
+    name: NameOption = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the study and print its recommendation.")
     ] = False,
@@ -87,27 +84,27 @@ def submit(
     """Submit a study; with --wait, follow it to its recommendation."""
     from service.cli.connection import connect
 
-    options: dict[str, Any] = {
-        "workload": workload or None,
-        "external": external or None,
-        "objective": objective,
-        "parameters": dict(map(parse_parameter, parameter)) if parameter else None,
-        "methods": method or None,
-        "current": _parse_setting(current) if current else None,
-        "num_trials": trials,
-        "num_seeds": seeds,
-        "num_confirm_seeds": confirm_seeds,
-        "num_steps": steps,
-        "cohort_size": cohort_size,
-        "threshold_low": low,
-        "threshold_high": high,
-        "learning_rate_low": rate_low,
-        "learning_rate_high": rate_high,
-        "effect": effect,
-        "seed": seed,
-        "lanes": int(lanes) if lanes and lanes.isdigit() else lanes,
-    }
-    document = read_spec(spec) | {key: value for key, value in options.items() if value is not None}
+    document = question_of(
+        spec,
+        workload=workload or None,
+        external=external or None,
+        objective=objective,
+        parameters=parameter,
+        methods=method or None,
+        current=current,
+        num_trials=trials,
+        num_seeds=seeds,
+        num_confirm_seeds=confirm_seeds,
+        num_steps=steps,
+        cohort_size=cohort_size,
+        threshold_low=low,
+        threshold_high=high,
+        learning_rate_low=rate_low,
+        learning_rate_high=rate_high,
+        effect=effect,
+        seed=seed,
+        lanes=int(lanes) if lanes and lanes.isdigit() else lanes,
+    )
     with connect(url) as client:
         _queued(client, client.create_study(document, name=name), wait=wait, as_json=as_json)
 
@@ -132,12 +129,17 @@ def extend(
         _queued(client, extended, wait=wait, as_json=as_json)
 
 
-def watch(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "") -> None:
-    """Follow a study until it ends, then print its recommendation."""
+def watch(
+    study: StudyArgument,
+    timeout_minutes: TimeoutOption = None,
+    as_json: JsonOption = False,
+    url: UrlOption = "",
+) -> None:
+    """Follow a study until it ends, then print its recommendation; exit 4 if the time is over before."""
     from service.cli.connection import connect
 
     with connect(url) as client:
-        _follow(client, client.find_study(study), as_json=as_json)
+        _follow(client, client.find_study(study), as_json=as_json, limit_minutes=timeout_minutes)
 
 
 def show(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "") -> None:
@@ -229,30 +231,29 @@ def _queued(client: Client, study: StudyOut, *, wait: bool, as_json: bool) -> No
         typer.echo(f"follow it: cliptune watch {study.id[:8]}")
 
 
-def _follow(client: Client, study: StudyOut, *, as_json: bool) -> None:
-    """Show a study until it ends; say how to resume when interrupted.
+def _follow(client: Client, study: StudyOut, *, as_json: bool, limit_minutes: float | None = None) -> None:
+    """Show a study until it ends; say how to resume where the waiting ends before.
 
     Raises:
         Exit: with code 5 if the study did not succeed.
-        KeyboardInterrupt: passed on.
+        StillRunningError: if the time was over.
     """
-    from service.cli.progress import follow
+    from service.cli.following import StillRunningError, say, wait_for_study
 
-    try:
-        follow(study, client.events(study.id), quiet=as_json)
-    except KeyboardInterrupt:
-        typer.echo(f"the study goes on; resume with: cliptune watch {study.id[:8]}", err=True)
-        raise
+    in_time = wait_for_study(client, study, quiet=as_json, limit_minutes=limit_minutes)
     ended = client.get_study(study.id)
+    if not (in_time or ended.done) and limit_minutes is not None:
+        raise StillRunningError(study.id, limit_minutes)
     if as_json:
         print_json(ended)
     else:
         _print_result(client, ended)
     if ended.error is not None:
         if not as_json:
-            typer.echo(
-                f"study {ended.id} {ended.state}: {ended.error.detail.strip()} [{ended.error.code}]", err=True
-            )
+            text = f"study {ended.id} {ended.state}: {ended.error.detail.strip()} [{ended.error.code}]"
+            # A traceback keeps its lines; none of them is a command for whoever reads the log.
+            for line in text.splitlines():
+                say(line)
         raise typer.Exit(5)
 
 
@@ -276,55 +277,3 @@ def _print_result(client: Client, study: StudyOut) -> None:
 def print_json(model: Any) -> None:
     """Print an answer as the service gave it."""
     typer.echo(model.model_dump_json(indent=2))
-
-
-def parse_parameter(text: str) -> tuple[str, Any]:
-    """A workload's parameter as NAME=VALUE, the value in JSON or as it stands.
-
-    Args:
-        text: the option.
-
-    Returns:
-        Name and value.
-
-    Raises:
-        BadParameter: without a name or an equals sign.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise typer.BadParameter(f"--param must be NAME=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def _parse_setting(text: str) -> dict[str, Any]:
-    import dataclasses
-
-    from tuner.spec import ClipSetting
-
-    return dataclasses.asdict(ClipSetting.parse(text))
-
-
-def read_spec(file: Path | None) -> dict[str, Any]:
-    """A study from a JSON file.
-
-    Args:
-        file: None gives an empty one.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        BadParameter: if it can't be read, or holds no JSON object.
-    """
-    if file is None:
-        return {}
-    try:
-        document = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"--spec {file}: {error}") from None
-    if not isinstance(document, dict):
-        raise typer.BadParameter(f"--spec {file} must hold a JSON object")
-    return document

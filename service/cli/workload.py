@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.probe import refuse
 from service.cli.study import JsonOption, parse_parameter
 from service.errors import TrainingError
 
@@ -163,6 +162,7 @@ def _receive(process: TrainingProcess) -> Checked:
         ProbeFailedError: as `_check`.
         TrainingError: if the process breaks.
     """
+    from service.launchers.probing import refuse
     from service.launchers.protocol import Broken, Done
     from tuner.user_loop.findings import Checked
 

@@ -7,15 +7,17 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import httpx2
-
-from service.client.connection import Connection
+from service.client.follow import follow
+from service.client.keys import KeyCalls
 from service.client.trial import LeasedTrial
+from service.client.webhooks import WebhookCalls
 from service.errors import ConflictError, NotFoundError, UnavailableError
 from service.schemas import (
+    BadgeOut,
     EventOut,
     LeaseOut,
     MethodOut,
@@ -32,16 +34,29 @@ from service.schemas import (
 )
 from tuner.spec import StudySpec
 
-#: Waits before reconnecting to an event stream, in seconds; the last one repeats.
-_RECONNECT_WAITS = (0.1, 0.5, 1.0, 2.0, 5.0)
-#: Reconnections in a row that found no service, before `Client.events` gives up.
-_MAX_RECONNECTS = 12
-#: How long one request for a lane waits, and how long `Client.ask` waits for a service that is away, in seconds.
+#: How long one request for a lane waits, how long `Client.ask` waits for a service that is away, and how long between
+#: two tries, in seconds.
 _ASK_WAIT_SECONDS = 25.0
 _OUTAGE_SECONDS = 120.0
+_RETRY_SECONDS = 1.0
+#: HTTP status of a submission that made something.
+_ACCEPTED = 202
 
 
-class Client(Connection):
+@dataclass(frozen=True)
+class Submission:
+    """What a submission led to.
+
+    Attributes:
+        study: the study.
+        is_new: whether this request made it; False for one that its key or its name already had.
+    """
+
+    study: StudyOut
+    is_new: bool
+
+
+class Client(KeyCalls, WebhookCalls):
     """The service's addresses as methods; see `service.client.connection.Connection` for how it is made."""
 
     #: Whether the service ever answered `ask`: then an outage is waited for.
@@ -67,12 +82,30 @@ class Client(Connection):
         Raises:
             ProblemError: what the service answered, for example `InvalidRequestError` or `ConflictError`.
         """
+        return self.submit_study(spec, name=name, idempotency_key=idempotency_key).study
+
+    def submit_study(
+        self,
+        spec: StudySpec | Mapping[str, Any],
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Submission:
+        """`create_study`, and whether the study was there already.
+
+        Args:
+            spec: as there.
+            name: likewise.
+            idempotency_key: likewise.
+
+        Returns:
+            The study, and whether this request made it.
+        """
         body = dict(spec.to_json() if isinstance(spec, StudySpec) else spec)
         if name is not None:
             body["name"] = name
         # NaN goes over the wire: the service answers with the field that holds it.
-        content = json.dumps(body)
-        return self._submit("/v1/studies", content, idempotency_key)
+        return self._submit("/v1/studies", json.dumps(body), idempotency_key)
 
     def extend_study(
         self, study_id: str, num_seeds: int | None = None, *, idempotency_key: str | None = None
@@ -93,14 +126,15 @@ class Client(Connection):
             InvalidRequestError: ``too_few_seeds``, ``too_many_seeds`` or ``budget_exceeded``.
         """
         content = json.dumps({"num_seeds": num_seeds})
-        return self._submit(_path(study_id, "/extend"), content, idempotency_key)
+        return self._submit(_path(study_id, "/extend"), content, idempotency_key).study
 
-    def _submit(self, path: str, content: str, idempotency_key: str | None) -> StudyOut:
+    def _submit(self, path: str, content: str, idempotency_key: str | None) -> Submission:
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": idempotency_key or str(uuid.uuid4()),
         }
-        return self._call(StudyOut, "POST", path, content=content, headers=headers)
+        response = self._request("POST", path, content=content, headers=headers)
+        return Submission(self._read(StudyOut, response), is_new=response.status_code == _ACCEPTED)
 
     def get_study(self, study_id: str, wait: float | None = None) -> StudyOut:
         """A study's present state.
@@ -210,7 +244,7 @@ class Client(Connection):
                 gives_up = time.monotonic() - away_since > _OUTAGE_SECONDS or time.monotonic() >= deadline
                 if gives_up or not self._has_asked:
                     raise
-                time.sleep(_RECONNECT_WAITS[2])
+                time.sleep(_RETRY_SECONDS)
                 continue
             except ConflictError as error:
                 if error.code != "study_ended":
@@ -277,6 +311,27 @@ class Client(Connection):
         params = {name: value for name, value in asked.items() if value is not None}
         return self._call(RecommendationAnswer, "GET", "/v1/recommendations", params=params)
 
+    def get_badge(
+        self, workload: str | None = None, fingerprint: str | None = None, *, label: str | None = None
+    ) -> BadgeOut:
+        """Where the badge of a recommendation is, with a token that opens it to everyone who has the address.
+
+        Args:
+            workload: its name; None asks by the fingerprint alone.
+            fingerprint: of what is trained, enough by itself; None takes the newest of the workload.
+            label: the badge's left side; None is the usual one.
+
+        Returns:
+            The addresses, and the Markdown for a README.
+
+        Raises:
+            InvalidRequestError: ``query_incomplete`` without a workload and a fingerprint.
+            ForbiddenError: ``badge_needs_key`` without an access key of its own.
+        """
+        asked = {"workload": workload, "fingerprint": fingerprint, "label": label}
+        params = {name: value for name, value in asked.items() if value is not None}
+        return self._call(BadgeOut, "GET", "/v1/recommendations/badge", params=params)
+
     def list_workloads(self) -> list[WorkloadOut]:
         """The workloads that workers have registered."""
         return list(self._items(WorkloadOut, "/v1/workloads"))
@@ -308,7 +363,8 @@ class Client(Connection):
         """What happened to a study and what happens next, until it has ended.
 
         A cut connection is made again, with the last id seen, so that no event is lost or repeated. As long as the
-        service answers it goes on, however long nothing happens and however often a proxy cuts the stream.
+        service answers it goes on, however long nothing happens and however often a proxy cuts the stream; behind a
+        proxy that holds streams back no event arrives, and it ends with the study.
 
         Args:
             study_id: its id.
@@ -319,36 +375,11 @@ class Client(Connection):
 
         Raises:
             ProblemError: what the service answered instead of a stream.
-            UnavailableError: ``service_unreachable`` if it stays away through all reconnections.
+            UnavailableError: ``service_unreachable`` if it stays away through all reconnections, about three minutes.
         """
-        # `failures` says when to give up, `cuts` how long to wait: a service that answers is asked on, but slowly.
-        last, was_done, failures, cuts = after, False, 0, 0
-        while True:
-            try:
-                for event in self._stream(_path(study_id, "/events"), last):
-                    failures = 0
-                    if event is None:
-                        continue
-                    cuts, last = 0, event.id
-                    yield event
-                    if event.is_terminal:
-                        return
-                # The stream ended by itself: the server is going down, or everything was read before.
-                if was_done:
-                    return
-                was_done = self.get_study(study_id).done
-                failures = 0
-            except UnavailableError as error:
-                if error.code == "unexpected_response" or failures >= _MAX_RECONNECTS:
-                    raise
-                failures += 1
-            except httpx2.TransportError as error:
-                if failures >= _MAX_RECONNECTS:
-                    raise self._unreachable(error) from error
-                failures += 1
-            if failures or not was_done:
-                time.sleep(_RECONNECT_WAITS[min(cuts, len(_RECONNECT_WAITS) - 1)])
-            cuts += 1
+        for seen in follow(self, study_id, after):
+            if isinstance(seen, EventOut):
+                yield seen
 
 
 def _path(study_id: str, rest: str = "") -> str:

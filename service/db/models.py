@@ -7,51 +7,29 @@ uuid4 texts. A study has no state of its own: its job's state is its state. The 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
-    Boolean,
     CheckConstraint,
-    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-PREFIX = "cliptune_"
+from service.db.base import PREFIX as PREFIX
+from service.db.base import Base as Base
+from service.db.webhook_models import DeliveryRow as DeliveryRow
+from service.db.webhook_models import WebhookRow as WebhookRow
+
 #: SQLite gives only INTEGER PRIMARY KEY columns a counter.
 _Counter = BigInteger().with_variant(Integer, "sqlite")
-
-
-class Base(DeclarativeBase):
-    """Shared metadata, with names for every constraint so that migrations can find them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        int: BigInteger(),
-        str: String(255),
-        float: Float(),
-        bool: Boolean(create_constraint=False),
-        dict[str, Any]: JSON(),
-        list[Any]: JSON(),
-    }
 
 
 class KeyRow(Base):

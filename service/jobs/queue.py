@@ -6,7 +6,7 @@ Each acquisition raises the row's fence, and every write of a worker asks for it
 worker that lost its lease changes nothing, however late it wakes up: it gets `LeaseLostError`.
 
 Each change appends its event in its own transaction, with the job's row locked, so the event ids of a job are
-in commit order. A change that ends a job also ends the open trials of its study.
+in commit order. A change that ends a job also ends the open trials of its study, and writes its webhooks' events.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from service.errors import LeaseLostError
 from service.jobs.lease import JobRef, Lease, Reaped
 from service.jobs.statements import statements_for
 from service.states import CLOSING_ERRORS, JobState
+from service.webhooks.outbox import record_study_end
 
 #: Longest error text kept, in characters; the end is kept, where a traceback names the exception.
 MAX_ERROR_CHARACTERS = 8_000
@@ -257,7 +258,7 @@ class Queue:
             session, job_id, row.study_id, row.fence, state if state.is_done else "cancel_requested", {}
         )
         if state.is_done:
-            self._close_trials(session, row.study_id, state)
+            self._end_study(session, row.study_id, state)
         return state
 
     def reap(self) -> list[Reaped]:
@@ -342,14 +343,15 @@ class Queue:
         )
 
     def _after_end(self, session: Session, job: JobRef, state: JobState, error: str | None = None) -> None:
-        """What belongs to a final state: its event, and no open trial."""
+        """What belongs to a final state: its event, no open trial, and whoever listens is told."""
         self.append_event(session, job, state, {} if error is None else {"error": error})
-        self._close_trials(session, job.study_id, state)
+        self._end_study(session, job.study_id, state, error)
 
-    def _close_trials(self, session: Session, study_id: str, state: JobState) -> None:
+    def _end_study(self, session: Session, study_id: str, state: JobState, error: str | None = None) -> None:
         # The caller may have added trials that the session has not sent yet.
         session.flush()
         self._execute(session, self._sql.close_trials, study_id=study_id, error=CLOSING_ERRORS[state])
+        record_study_end(session, study_id=study_id, state=state, error=error, now=self._now())
 
     def _change(self, session: Session, statement: Executable, lease: Lease, **parameters: Any) -> Row[Any]:
         """Execute a statement guarded by MINE, and read the row it returns.

@@ -3,8 +3,8 @@
 Requests, one JSON line each on standard input:
 
 - ``{"kind": "describe"}`` answers `Catalogue`;
-- ``{"kind": "probe", "workload", "parameters", "seeds", "num_steps"}`` answers `ProbeMeasured`; ``num_steps`` may be
-  left out;
+- ``{"kind": "probe", "workload", "parameters", "seeds", "num_steps", "num_batches"}`` answers `ProbeMeasured`; the last
+  two may be left out;
 - ``{"kind": "check", "workload", "parameters", "num_steps"}`` answers `Checked`;
 - ``{"kind": "cohort", "cohort": ..., "checkpoints": ...}`` (`Cohort.to_json`; an absolute folder of the cohort's
   own, or null) answers the cohort's events; it goes on from the newest checkpoint there by itself. A training
@@ -180,16 +180,20 @@ def _answer(request: Mapping[str, Any], state: _State) -> Iterator[Any]:
 def _probe(request: Mapping[str, Any], state: _State, device: str) -> Any:
     """What the probe of a class, or of a function, measures."""
     from tuner.training.cohort import ProbeMeasured
-    from tuner.training.probe import measure_reference
+    from tuner.training.probe import NUM_BATCHES, measure_reference
     from tuner.workloads.function import FunctionWorkload
 
     workload = state.registry.create(request["workload"], request["parameters"])
+    seeds, num_batches = request["seeds"], request.get("num_batches", NUM_BATCHES)
     if not isinstance(workload, FunctionWorkload):
-        return ProbeMeasured(reference=measure_reference(workload, request["seeds"], device=device))
+        reference = measure_reference(workload, seeds, num_batches=num_batches, device=device)
+        return ProbeMeasured(reference=reference)
     from tuner.user_loop.probe import measure_function
 
     num_steps = request.get("num_steps", _PROBE_STEPS)
-    reference = measure_function(workload, request["seeds"], num_steps=num_steps, tell=state.tell)
+    reference = measure_function(
+        workload, seeds, num_steps=num_steps, num_batches=num_batches, tell=state.tell
+    )
     return ProbeMeasured(reference=reference)
 
 

@@ -19,6 +19,7 @@ from service.db.clock import database_now
 from service.db.models import RecommendationRow
 from service.recommendations.fingerprint import study_fingerprint
 from service.schemas import NeighbourOut, RecommendationOut
+from service.webhooks.outbox import record_recommendation
 from tuner.evidence import Recommendation, Reference
 from tuner.methods import get_method
 from tuner.spec import StudySpec
@@ -80,24 +81,24 @@ def store(
         provenance=dict(provenance),
         **{name: getattr(recommendation, name) for name in recommendation.__dataclass_fields__},
     )
-    session.add(
-        RecommendationRow(
-            id=answer.id,
-            tenant_id=tenant_id,
-            study_id=study_id,
-            version=answer.version,
-            workload=answer.workload,
-            fingerprint=answer.fingerprint,
-            verdict=str(answer.verdict),
-            method=answer.setting.method,
-            threshold=answer.setting.threshold,
-            median_norm=None if reference is None else reference.median_norm,
-            kappa=answer.kappa,
-            body=answer.model_dump(mode="json"),
-            created_at=created_at,
-            **({} if features is None else {name: getattr(features, name) for name in _FEATURES}),
-        )
+    row = RecommendationRow(
+        id=answer.id,
+        tenant_id=tenant_id,
+        study_id=study_id,
+        version=answer.version,
+        workload=answer.workload,
+        fingerprint=answer.fingerprint,
+        verdict=str(answer.verdict),
+        method=answer.setting.method,
+        threshold=answer.setting.threshold,
+        median_norm=None if reference is None else reference.median_norm,
+        kappa=answer.kappa,
+        body=answer.model_dump(mode="json"),
+        created_at=created_at,
+        **({} if features is None else {name: getattr(features, name) for name in _FEATURES}),
     )
+    session.add(row)
+    record_recommendation(session, row, now)
     return answer
 
 

@@ -106,6 +106,22 @@ def badge(verdict: Verdict | None, setting: ClipSetting | None = None, *, label:
     return Badge(_shortened(label), _message(verdict, setting), _COLORS[verdict])
 
 
+def no_access(*, label: str = LABEL) -> Badge:
+    """What to show to somebody who may not see the recommendation, or where there is none: nobody can tell which.
+
+    Args:
+        label: the left side.
+
+    Returns:
+        A grey badge.
+
+    Example:
+        >>> no_access().message
+        'no access'
+    """
+    return Badge(_shortened(label), "no access", _GREY)
+
+
 def _message(verdict: Verdict | None, setting: ClipSetting | None) -> str:
     if verdict is Verdict.CLIP and setting is not None and setting.threshold is not None:
         name = get_method(setting.method).threshold_name

@@ -29,23 +29,26 @@ def mean_interval(mean: float, standard_error: float | None, num_values: int) ->
     return mean - half, mean + half
 
 
-def t_bound(degrees: int) -> float:
-    """The number that Student's t exceeds in absolute value with a probability of 5 %.
+def t_bound(degrees: int, confidence: float = CONFIDENCE) -> float:
+    """The number that Student's t stays within, in absolute value, with a given probability.
 
     Args:
         degrees: of freedom, >= 1.
+        confidence: the probability, below 1.
 
     Returns:
         The bound, to about 12 digits.
 
     Example:
-        >>> round(t_bound(2), 4)
-        4.3027
+        >>> round(t_bound(2), 4), round(t_bound(7, 0.99), 4)
+        (4.3027, 3.4995)
     """
     low, high = 0.0, 64.0
+    while _within(high, degrees) < confidence:
+        high *= 2
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < CONFIDENCE else (low, middle)
+        low, high = (middle, high) if _within(middle, degrees) < confidence else (low, middle)
     return high
 
 

@@ -8,6 +8,7 @@ RFC 3339 in UTC. Importing this package loads neither a database nor a web libra
 from __future__ import annotations
 
 from service.schemas.answers import TERMINAL_EVENTS as TERMINAL_EVENTS
+from service.schemas.answers import BadgeOut as BadgeOut
 from service.schemas.answers import EventOut as EventOut
 from service.schemas.answers import FieldProblem as FieldProblem
 from service.schemas.answers import Health as Health
@@ -26,6 +27,11 @@ from service.schemas.answers import Version as Version
 from service.schemas.answers import WarmStart as WarmStart
 from service.schemas.answers import WorkerOut as WorkerOut
 from service.schemas.answers import WorkloadOut as WorkloadOut
+from service.schemas.keys import DEFAULT_EXPIRY_DAYS as DEFAULT_EXPIRY_DAYS
+from service.schemas.keys import MAX_EXPIRY_DAYS as MAX_EXPIRY_DAYS
+from service.schemas.keys import KeyMade as KeyMade
+from service.schemas.keys import KeyOut as KeyOut
+from service.schemas.keys import KeyRequest as KeyRequest
 from service.schemas.lanes import MAX_ERROR as MAX_ERROR
 from service.schemas.lanes import MAX_NORMS as MAX_NORMS
 from service.schemas.lanes import MAX_WAIT_SECONDS as MAX_WAIT_SECONDS
@@ -41,3 +47,11 @@ from service.schemas.lanes import WaitingOut as WaitingOut
 from service.schemas.requests import MAX_NAME as MAX_NAME
 from service.schemas.requests import ExtendRequest as ExtendRequest
 from service.schemas.requests import StudyRequest as StudyRequest
+from service.schemas.webhooks import SUBSCRIBABLE as SUBSCRIBABLE
+from service.schemas.webhooks import DeliveryOut as DeliveryOut
+from service.schemas.webhooks import DeliveryState as DeliveryState
+from service.schemas.webhooks import Subscribable as Subscribable
+from service.schemas.webhooks import WebhookEvent as WebhookEvent
+from service.schemas.webhooks import WebhookOut as WebhookOut
+from service.schemas.webhooks import WebhookRequest as WebhookRequest
+from service.schemas.webhooks import WebhookSecretOut as WebhookSecretOut

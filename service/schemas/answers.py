@@ -287,6 +287,15 @@ class MethodOut(Model):
     axis: str
 
 
+class BadgeOut(Model):
+    """Where a badge is, for a README; ``token`` opens this badge and nothing else, as long as its key lives."""
+
+    json_url: str
+    svg_url: str
+    markdown: str
+    token: str
+
+
 class WorkerOut(Model):
     """A worker process; ``alive`` says whether it was seen within a minute and has not stopped."""
 

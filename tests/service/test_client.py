@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -17,7 +16,6 @@ from sqlalchemy.exc import OperationalError
 
 from service.api.app import end_streams
 from service.client import Client
-from service.db.migrate import upgrade
 from service.db.session import Database
 from service.errors import (
     ConflictError,
@@ -35,12 +33,9 @@ SPEC = StudySpec(workload="charlm-rnn", num_trials=4, num_seeds=2, num_steps=9)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(sqlite_database: Database) -> Database:
     """SQLite alone: the client never sees which database answers."""
-    opened = Database(f"sqlite:///{tmp_path / 'cliptune.db'}")
-    upgrade(opened)
-    yield opened
-    opened.close()
+    return sqlite_database
 
 
 @pytest.fixture
@@ -81,6 +76,7 @@ def test_a_mapping_is_checked_by_the_service(client: Client) -> None:
 def test_the_same_idempotency_key_gives_the_same_study(client: Client) -> None:
     first = client.create_study(SPEC, idempotency_key="k")
     assert client.create_study(SPEC, idempotency_key="k").id == first.id
+    assert [client.submit_study(SPEC, idempotency_key=key).is_new for key in ("k", "l")] == [False, True]
     assert client.create_study(SPEC).id != first.id
     with pytest.raises(InvalidRequestError) as caught:
         client.create_study(SPEC, name="other", idempotency_key="k")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from service import keys
 from service.db.clock import database_now
 from service.db.models import Base, KeyRow
 from service.db.session import Database
-from service.errors import UnauthorizedError
+from service.errors import ConflictError, UnauthorizedError
+from service.identity import tenant_keys
 from service.keys import KEY_FILE, Keyring, authenticate, create_key, ensure_first_key, revoke_key
+from service.schemas import KeyRequest
 
 
 def make(database: Database, **options: Any) -> str:
@@ -169,3 +174,60 @@ def test_a_key_is_nowhere_but_with_its_owner(
     # The test's own client logs the addresses it calls.
     seen += [record.getMessage() for record in caplog.records if record.name != "httpx2"]
     assert not [text_seen for text_seen in seen if secret in text_seen]
+
+
+def admins(database: Database, count: int) -> list[str]:
+    return [make(database, scopes=["admin"]).split("_")[2] for _ in range(count)]
+
+
+def test_of_two_admins_that_revoke_each_other_one_stays(database: Database) -> None:
+    """At the same moment, again and again: the second to come sees what the first did."""
+    for _ in range(5):
+        first, second = admins(database, 2)
+        both_ready = threading.Barrier(2)
+
+        def revoke(key_id: str, ready: threading.Barrier) -> str:
+            ready.wait()
+            try:
+                with database.write() as session:
+                    return tenant_keys.revoke(session, tenant_id="default", key_id=key_id).state
+            except ConflictError as error:
+                return error.code
+
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(pool.map(revoke, (first, second), (both_ready, both_ready)))
+        assert sorted(outcomes) == ["last_admin_key", "revoked"]
+        # The one that stayed must not count for the next round.
+        with database.write() as session:
+            for key_id in (first, second):
+                revoke_key(session, key_id)
+
+
+def test_keys_are_made_listed_and_revoked_by_the_database_clock(database: Database) -> None:
+    request = KeyRequest(label="ci", scopes=["read", "write"], expires_in_days=1)
+    with database.write() as session:
+        before = database_now(session)
+        made = tenant_keys.make(session, tenant_id="mine", request=request)
+        after = database_now(session)
+    assert made.expires_at is not None
+    assert before <= made.created_at.timestamp() * 1000 <= after
+    assert made.expires_at - made.created_at == timedelta(days=1)
+    assert Keyring(database).look_up(made.key).scopes == {"read", "write"}
+    assert made.key not in repr(made)
+    with database.read() as session:
+        page = tenant_keys.list_page(session, tenant_id="mine", signing_key=b"", limit=5)
+        assert [each.id for each in page.items] == [made.id]
+        assert tenant_keys.list_page(session, tenant_id="other", signing_key=b"", limit=5).items == []
+    with database.write() as session:
+        revoked = tenant_keys.revoke(session, tenant_id="mine", key_id=made.id)
+    assert revoked.state == "revoked" and revoked.revoked_at is not None
+
+
+def test_forgotten_key_is_looked_up_again(database: Database) -> None:
+    key, other = make(database), make(database)
+    keyring = Keyring(database)
+    for each in (key, other):
+        keyring.look_up(each)
+    keyring.forget(key.split("_")[2])
+    assert keyring.recall(key) is None
+    assert keyring.recall(other) is not None

@@ -8,13 +8,13 @@ curvature grows with the gradient, and says what it measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from tuner.errors import ProbeError, SpecError
-from tuner.evidence import Reference, Smoothness
+from tuner.evidence import Reference, SeedNorms, Smoothness
 from tuner.norms import l2_norm, max_abs
 from tuner.training.features import features_of
 from tuner.training.frozen import FrozenModel
@@ -59,7 +59,8 @@ def measure_reference(
         raise SpecError("num_batches", f"must be >= 1, got {num_batches}")
     workload.device = torch.device(device)
     per_seed = -(-num_batches // len(seeds))
-    measured = torch.cat([_measure(workload, seed, per_seed) for seed in seeds]).cpu()
+    by_seed = [measure_seed(workload, seed, per_seed).cpu() for seed in seeds]
+    measured = torch.cat(by_seed)
     norms = measured[:, 0]
     l2, largest = sketch(norms), sketch(measured[:, 1])
     if l2 is None or largest is None or l2.median == 0:
@@ -74,11 +75,34 @@ def measure_reference(
             tail_index=tail_indices(*rank(norms[None]))[0],
             smoothness=_smoothness(workload, seeds[0], first),
             features=features_of(workload, first.model, batch),
+            by_seed=seed_norms((each[:, 0], each[:, 1]) for each in by_seed),
         )
 
 
-def _measure(workload: AnyWorkload, seed: int, num_batches: int) -> Tensor:
-    """L2 norm, largest element and loss of one seed's first gradients, shape (num_batches, 3)."""
+def seed_norms(seeds: Iterable[tuple[Tensor, Tensor]]) -> tuple[SeedNorms, ...]:
+    """Sketches of what was measured under each seed.
+
+    Args:
+        seeds: L2 norms and largest elements of each, shape (N,); NaN and infinities are left out.
+
+    Returns:
+        One per seed that has a finite gradient.
+    """
+    sketches = ((sketch(norms), sketch(largest)) for norms, largest in seeds)
+    return tuple(SeedNorms(l2_norm=l2, max_abs=most) for l2, most in sketches if l2 and most)
+
+
+def measure_seed(workload: AnyWorkload, seed: int, num_batches: int) -> Tensor:
+    """Measure the first gradients of one seed, at its initial weights.
+
+    Args:
+        workload: what will be trained, on its device.
+        seed: training seed.
+        num_batches: optimizer steps' worth of batches, at least 1.
+
+    Returns:
+        L2 norm, largest element and loss of each, shape (num_batches, 3).
+    """
     rows = []
     generator = data_generator(seed)
     with FrozenModel(workload, seed) as frozen, GlobalStream(seed, "training", workload.device).active():

@@ -23,7 +23,7 @@ from tuner.inline import Clipper, Parameters
 from tuner.spec import OFF_SETTING, canonical_digest
 from tuner.training.cohort import Progressed
 from tuner.training.features import model_signature
-from tuner.training.probe import NUM_BATCHES
+from tuner.training.probe import NUM_BATCHES, seed_norms
 from tuner.training.sketches import finite_or_none, rank, sketch, tail_indices
 from tuner.user_loop import lane
 from tuner.user_loop.trial import FunctionTrial
@@ -98,13 +98,15 @@ def measure_function(
         for number, seed in enumerate(seeds):
             alive = None if tell is None else _SignOfLife(tell, number * per_seed, len(seeds) * per_seed)
             clippers.append(_measure(workload, seed, num_steps, per_seed, alive))
-    norms = torch.tensor([norm for each in clippers for norm in each.drain_norms()], dtype=torch.float64)
+    by_seed = [torch.tensor(each.drain_norms(), dtype=torch.float64) for each in clippers]
+    norms = torch.cat(by_seed)
     l2 = sketch(norms)
-    largest = [each.cpu() for clipper in clippers for each in clipper.largest]
-    max_abs = sketch(torch.stack(largest)) if largest else None
+    most = [torch.stack(each.largest).cpu() if each.largest else torch.zeros(0) for each in clippers]
+    largest = torch.cat(most)
+    max_abs = sketch(largest)
     num_steps_seen = sum(each.num_steps for each in clippers)
     if l2 is None or max_abs is None or l2.median == 0:
-        raise ProbeError(*_diagnosis(num_steps_seen, len(norms), bool(largest)))
+        raise ProbeError(*_diagnosis(num_steps_seen, len(norms), bool(len(largest))))
     return Reference(
         l2_norm=l2,
         max_abs=max_abs,
@@ -112,6 +114,7 @@ def measure_function(
         spike_ratio=finite_or_none(l2.max / l2.median),
         tail_index=tail_indices(*rank(norms[None]))[0],
         features=_features(clippers[0].subject, optimizers),
+        by_seed=seed_norms(zip(by_seed, most, strict=True)),
     )
 
 

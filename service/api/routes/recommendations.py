@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import Annotated, Literal
 
-import anyio.to_thread
-from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service import recommendations
 from service.api.answers import answer, not_modified
-from service.api.deps import App, Reader, Services, require_uuid
-from service.errors import InvalidRequestError, NotFoundError
-from service.keys import Principal
-from service.recommendations import Found, Subject
+from service.api.asked import Question, find
+from service.api.deps import App, Reader, require_uuid
+from service.errors import NotFoundError
+from service.recommendations import Found
 from service.schemas import RecommendationAnswer, RecommendationOut
 
 router = APIRouter(tags=["recommendations"])
 
 _SHORT = "private, max-age=5"
-_PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
 
 
 @router.get("/v1/recommendations", response_model=RecommendationAnswer)
-async def find_recommendation(
-    app: App,
-    principal: Reader,
-    request: Request,
-    workload: Annotated[
-        str | None, Query(max_length=255, pattern=_PRINTABLE, description="Name of the workload.")
-    ] = None,
-    fingerprint: Annotated[
-        str | None,
-        Query(pattern="^[0-9a-f]{16}$", description="What is trained, from a study; enough by itself."),
-    ] = None,
-    optimizer: Annotated[
-        str | None,
-        Query(
-            pattern="^[a-z0-9_]{1,100}$",
-            description="Its class in lower case, such as sgd: asks for similar studies.",
-        ),
-    ] = None,
-    num_parameters: Annotated[
-        int | None, Query(ge=1, le=10**15, description="Trainable parameters of the model.")
-    ] = None,
-    learning_rate: Annotated[float | None, Query(gt=0, le=1e9, description="Base learning rate.")] = None,
-    batch_size: Annotated[
-        int | None, Query(ge=1, le=10**12, description="Examples of an optimizer step.")
-    ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, Query(description="Of the forward pass.")
-    ] = None,
-    model_signature: Annotated[
-        str | None, Query(pattern="^[0-9a-f]{16}$", description="Of the model, from a study's probe.")
-    ] = None,
-    median_norm: Annotated[
-        float | None,
-        Query(ge=1e-30, le=1e30, description="Median L2 norm of the gradient at the start, before clipping."),
-    ] = None,
-) -> Response:
+async def find_recommendation(app: App, principal: Reader, request: Request, asked: Question) -> Response:
     """The newest recommendation of a fingerprint or a workload; with ``optimizer``, those of similar trainings.
 
     A fingerprint's own answer goes first, then similar trainings, then the workload's newest. With a workload alone its
@@ -70,41 +30,7 @@ async def find_recommendation(
     Raises:
         InvalidRequestError: ``query_incomplete`` without ``workload``, ``fingerprint`` and ``optimizer``.
     """
-    found = None
-    described = (
-        optimizer,
-        num_parameters,
-        learning_rate,
-        batch_size,
-        precision,
-        model_signature,
-        median_norm,
-    )
-    is_described = any(each is not None for each in described)
-    if workload is not None or fingerprint is not None:
-        found = await anyio.to_thread.run_sync(
-            _find, app, principal, workload, fingerprint, is_described, limiter=app.fast_reads
-        )
-    if (found is None or found.match != "exact") and optimizer is not None:
-        asked = Subject(
-            optimizer=optimizer,
-            num_parameters=num_parameters,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            precision=precision,
-            model_signature=model_signature,
-        )
-        similar = await run_in_threadpool(_find_similar, app, principal, asked, median_norm)
-        found = recommendations.better_of(found, similar)
-    if found is None:
-        raise InvalidRequestError(
-            "the query names no workload, no fingerprint and no optimizer: give workload, or optimizer with what else "
-            "is known of the training, to get what similar studies found",
-            code="query_incomplete",
-            errors=[{"detail": "is missing: give it, fingerprint or optimizer", "pointer": "query/workload"}],
-        )
-    if optimizer is None and is_described and found.match == "workload":
-        found = replace(found, reason=f"{found.reason}; similar studies are looked for only with optimizer")
+    found = await find(app, principal.tenant_id, asked)
     response = answer(_document(found), headers={"Cache-Control": _SHORT}, with_etag=True)
     return not_modified(request, response) or response
 
@@ -137,24 +63,3 @@ def _document(found: Found) -> bytes:
         f'{{"match":"{found.match}","recommendation":{found.document or "null"},'
         f'"reason":{json.dumps(found.reason)},"neighbours":[{neighbours}]}}'
     ).encode()
-
-
-def _find_similar(app: Services, principal: Principal, asked: Subject, median_norm: float | None) -> Found:
-    with app.database.read() as session:
-        return recommendations.find_similar(
-            session, tenant_id=principal.tenant_id, asked=asked, median_norm=median_norm
-        )
-
-
-def _find(
-    app: Services, principal: Principal, workload: str | None, fingerprint: str | None, is_described: bool
-) -> Found:
-    return app.database.glance(
-        lambda connection: recommendations.find(
-            connection,
-            tenant_id=principal.tenant_id,
-            workload=workload,
-            fingerprint=fingerprint,
-            is_described=is_described,
-        )
-    )

@@ -11,6 +11,9 @@ import json
 from service.ci.formats.texts import visible
 from service.ci.report import Report
 
+#: What begins an address that a browser opens.
+_WEB = ("http://", "https://")
+
 
 def render(report: Report) -> str:
     """A report as links.
@@ -21,18 +24,17 @@ def render(report: Report) -> str:
     Returns:
         A JSON object with a link per study that has a web page.
     """
-    urls = {
-        each.study_url: each
-        for each in report.judgements
-        if each.study_url.startswith(("http://", "https://"))
-    }
+    found = [(each.study_url, each.study_id, each.workload) for each in report.judgements]
+    if report.study is not None:
+        found.append((report.study.url, report.study.study_id, report.study.workload))
+    urls = {url: (study_id, workload) for url, study_id, workload in found if url.startswith(_WEB)}
     links = [
         {
             "external_link": {
-                "label": f"Study {visible(each.study_id[:8])}: {visible(each.workload)}",
+                "label": f"Study {visible(study_id[:8])}: {visible(workload)}",
                 "url": visible(url),
             }
         }
-        for url, each in urls.items()
+        for url, (study_id, workload) in urls.items()
     ]
     return json.dumps({"cliptune": links}, indent=2) + "\n"

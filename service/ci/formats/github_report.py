@@ -22,6 +22,7 @@ MAX_ANNOTATIONS = 10
 #: Places that the last annotation names.
 _NAMED = 20
 _KINDS = {Severity.FAILURE: "error", Severity.WARNING: "warning"}
+_NOTICE = "notice"
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ def render(report: Report) -> str:
         report: what the check found.
 
     Returns:
-        Errors, warnings and the counts; values that are as they should be have no annotation.
+        Errors, warnings, the answer of a study that was waited for, and the counts; values that are as they should be
+        have no annotation.
     """
-    annotations = [*_outage(report), *_judgements(report.judgements), *_refusals(report)]
+    annotations = [*_outage(report), *_study(report), *_judgements(report.judgements), *_refusals(report)]
     lines = [
         each.command
-        for kind in ("error", "warning")
+        for kind in ("error", "warning", _NOTICE)
         for each in _limited([one for one in annotations if one.kind == kind])
     ]
     return "\n".join([*lines, report.summary, ""])
@@ -97,6 +99,16 @@ def _outage(report: Report) -> list[_Annotation]:
         return []
     kind = "error" if report.on_service_error == "fail" else "warning"
     return [_Annotation(kind, visible(report.outage.title), visible(report.outage.sentence))]
+
+
+def _study(report: Report) -> list[_Annotation]:
+    study = report.study
+    if study is None:
+        return []
+    kind = _KINDS.get(study.severity, _NOTICE)
+    return [
+        _Annotation(kind, visible(study.title), visible(f"{study.subject}: {study.sentence} {study.url}"))
+    ]
 
 
 def _judgements(judgements: Sequence[Judgement]) -> list[_Annotation]:

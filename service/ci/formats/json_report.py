@@ -9,6 +9,7 @@ from typing import Any
 from service.ci.formats.texts import visible
 from service.ci.judgement import Evidence, Judgement
 from service.ci.report import Report
+from service.ci.tuned import Tuned
 
 #: Grows when a field changes its meaning or goes; a new field does not count.
 SCHEMA_VERSION = 1
@@ -36,7 +37,10 @@ def document(report: Report) -> dict[str, Any]:
         ``schema_version``; ``exit_code`` of the process; ``summary``, a sentence; ``counts`` of values that ``failed``,
         of ``warnings``, of values that are ``ok`` and of files ``refused``; ``outage`` (``code``, ``title``,
         ``sentence``) or null; ``refusals`` (``file``, ``line``, ``code``, ``sentence``); ``judgements``, the worst
-        first, with the fields of `service.ci.judgement.Judgement`, settings written as ``METHOD:THRESHOLD``.
+        first, with the fields of `service.ci.judgement.Judgement`, settings written as ``METHOD:THRESHOLD``; ``study``,
+        the one that was waited for, or null in a check: ``id``, ``url``, ``workload``, its ``state``, the ``ending`` of
+        the waiting (`service.ci.tuned.Ending`), ``verdict`` and ``recommended`` (null without an answer), ``low`` and
+        ``high``, ``reason``, ``sentence``, ``num_seeds``, ``is_replayed``, ``code`` and ``cause`` of a failure.
     """
     outage = report.outage
     return {
@@ -62,6 +66,7 @@ def document(report: Report) -> dict[str, Any]:
             for each in report.refusals
         ],
         "judgements": [_judgement(each) for each in report.judgements],
+        "study": None if report.study is None else _study(report.study),
     }
 
 
@@ -95,6 +100,31 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
         "study_url": _valid(judgement.study_url),
         "age_days": judgement.age_days,
         "is_stale": judgement.is_stale,
+    }
+
+
+def _study(study: Tuned) -> dict[str, Any]:
+    found = study.recommendation
+    low, high = found.interval if found is not None and found.interval is not None else (None, None)
+    return {
+        "id": _valid(study.study_id),
+        "url": _valid(study.url),
+        "workload": _valid(study.workload),
+        "state": _valid(study.state),
+        "ending": str(study.ending),
+        "is_replayed": study.is_replayed,
+        "verdict": None if found is None else str(found.verdict),
+        "recommended": None if found is None else str(found.setting),
+        "low": low,
+        "high": high,
+        "reason": "" if found is None else _valid(found.reason),
+        "num_seeds": 0 if found is None else found.num_seeds,
+        "more_seeds": None if found is None else found.more_seeds,
+        "severity": str(study.severity),
+        "title": study.title,
+        "sentence": _valid(study.sentence),
+        "code": _valid(study.code),
+        "cause": _valid(study.cause),
     }
 
 

@@ -12,6 +12,7 @@ from service.ci.formats.texts import place, visible
 from service.ci.judgement import CheckVerdict, Judgement, Severity
 from service.ci.outage import Outage
 from service.ci.report import Refusal, Report
+from service.ci.tuned import Tuned
 
 SUITE = "cliptune check"
 #: Verdicts without a statement about the value: the test did not run.
@@ -26,10 +27,12 @@ def render(report: Report) -> str:
 
     Returns:
         The document. A value that fails is a failure, one that could not be compared is skipped, a file that could not
-        be read is an error, and so is an outage that counts; other warnings pass, with their sentence as output.
+        be read is an error, and so are an outage that counts and a study without an answer; other warnings pass, with
+        their sentence as output.
     """
     counts_as = "error" if report.on_service_error == "fail" else "skipped"
     cases = [_outage(report.outage, counts_as)] if report.outage is not None else []
+    cases += [_study(report.study)] if report.study is not None else []
     cases += [_judgement(each) for each in report.judgements]
     cases += [_refusal(each, "skipped" if report.exit_zero else "error") for each in report.refusals]
     counted = {"failures": "failure", "errors": "error", "skipped": "skipped"}
@@ -52,6 +55,18 @@ def _judgement(judgement: Judgement) -> Element:
         _outcome(case, "failure", judgement.title, str(judgement.verdict), body)
     elif judgement.verdict in _SKIPPED:
         _outcome(case, "skipped", judgement.sentence, str(judgement.verdict), "")
+    else:
+        SubElement(case, "system-out").text = visible(body)
+    return case
+
+
+def _study(study: Tuned) -> Element:
+    case = _case("study", study.workload)
+    body = f"{study.subject}: {study.sentence} {study.url}"
+    if study.severity is Severity.FAILURE:
+        _outcome(case, "error", study.title, study.verdict, body)
+    elif study.severity is Severity.WARNING:
+        _outcome(case, "skipped", study.sentence, study.verdict, "")
     else:
         SubElement(case, "system-out").text = visible(body)
     return case

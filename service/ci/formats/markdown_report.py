@@ -17,6 +17,7 @@ from service.ci.formats.texts import place, visible
 from service.ci.judgement import Judgement, Severity
 from service.ci.report import Report
 from service.ci.sentences import number
+from service.ci.tuned import Tuned
 
 #: How a pipeline finds its comment again.
 MARKER = "<!-- cliptune-check -->"
@@ -28,6 +29,8 @@ SUMMARY_BYTES = 1_000_000
 _REST_BYTES = 1000
 #: Longest text of a cell, in characters.
 _LONGEST = 200
+#: The same of a row of a study's answer.
+_LONGEST_ROW = 1000
 #: All that has a meaning somewhere in Markdown or in GitHub's additions: mentions, references, emoji, formulas.
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>#+!|~@:&$\"'^=/]|(?<=www)\.")
 _WORDS = {Severity.OK: "ok", Severity.WARNING: "look", Severity.FAILURE: "**failed**"}
@@ -107,6 +110,8 @@ def _bounded(report: Report, head: str, limit: int) -> str:
     start = f"{head}### Gradient clipping: {report.summary}\n"
     if report.outage is not None:
         start += f"\n> {text(report.outage.sentence)}\n"
+    if report.study is not None:
+        start += _study(report.study)
     entries = _entries(report)
     room = limit - len(start.encode()) - _REST_BYTES
     kept: list[_Entry] = []
@@ -126,6 +131,15 @@ def _bounded(report: Report, head: str, limit: int) -> str:
             "check: the job's log and its report files have them all.\n"
         )
     return "\n".join(part for part in parts if part)
+
+
+def _study(study: Tuned) -> str:
+    """The study that was waited for: how it ended, and its answer row by row."""
+    said = f"\n**S{text(study.subject[1:], _LONGEST)}**: {text(study.sentence)}{link(study.url)}\n"
+    if not study.rows:
+        return said
+    rows = [_line((text(name), text(value, _LONGEST_ROW))) for name, value in study.rows]
+    return f"{said}\n" + "\n".join([_line(("", "")), _line(("---", "---")), *rows]) + "\n"
 
 
 def _entries(report: Report) -> list[_Entry]:
@@ -177,11 +191,18 @@ def _details(judgement: Judgement) -> str:
 
 
 def _item(where: str, sentence: str, url: str = "") -> str:
-    return f"- {code(where)}: {text(sentence)}{_link(url)}\n"
+    return f"- {code(where)}: {text(sentence)}{link(url)}\n"
 
 
-def _link(url: str) -> str:
-    """A link to the study's page; only to a web address."""
+def link(url: str) -> str:
+    """A link to the study's page; only to a web address.
+
+    Args:
+        url: of the page.
+
+    Returns:
+        The link in parentheses after a blank; empty for any other text.
+    """
     shown = visible(url)
     if not re.fullmatch(r"https?://[!-;=?-~]+", shown):
         return ""

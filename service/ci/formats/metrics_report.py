@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from service.ci.formats.texts import visible
 from service.ci.judgement import Judgement, Severity
 from service.ci.report import Report
+from tuner.evidence import Verdict
 
 
 def _evidence(judgement: Judgement) -> float | None:
@@ -49,6 +50,7 @@ def render(report: Report) -> str:
             for each in report.judgements
             if (value := read(each)) is not None
         ]
+        samples += [f"{name}{_labelled(labels)} {value:.12g}" for labels, value in _study(report, name)]
         if samples:
             lines += [f"# TYPE {name} gauge", f"# HELP {name} {meaning}", *samples]
     lines += [
@@ -60,9 +62,26 @@ def render(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _study(report: Report, name: str) -> list[tuple[dict[str, str], float]]:
+    """What a study recommends, where no config says it."""
+    found = report.study.recommendation if report.study is not None else None
+    if found is None or report.judgements or found.verdict is Verdict.INCONCLUSIVE:
+        return []
+    low, high = found.interval or (None, None)
+    values = {
+        "cliptune_recommended_threshold": found.setting.threshold,
+        "cliptune_recommended_low": low,
+        "cliptune_recommended_high": high,
+    }
+    value = values.get(name)
+    return [] if value is None else [({"workload": found.workload}, value)]
+
+
 def _labels(judgement: Judgement) -> str:
-    checked = judgement.checked
-    labels = {"file": checked.file, "key": checked.key}
+    return _labelled({"file": judgement.checked.file, "key": judgement.checked.key})
+
+
+def _labelled(labels: Mapping[str, str]) -> str:
     return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
 
 

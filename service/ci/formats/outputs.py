@@ -1,4 +1,4 @@
-"""What later steps of a pipeline read: one value per name, about the worst finding of a check."""
+"""What later steps of a pipeline read: one value per name, about the worst finding, else about the study itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 
 from service.ci.report import Report
 from service.ci.sentences import number
+from service.ci.tuned import Ending, Tuned
+from tuner.evidence import Verdict
 
 #: All that a value may consist of: no shell, dotenv reader or expression evaluates any of it.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:/?&=%~+@-]")
@@ -20,11 +22,14 @@ def outputs(report: Report) -> dict[str, str]:
 
     Returns:
         Values by name, empty where there is nothing to say. ``status`` is ``passed``, ``failed``, ``refused`` (a file
-        could not be read) or ``unavailable`` (the service gave nothing); ``current`` and ``recommended`` are thresholds
-        or ``off``.
+        could not be read) or ``unavailable`` (the service gave nothing), and of a study that was waited for and has no
+        answer ``study_failed``, ``study_cancelled``, ``timed_out`` or ``interrupted``; ``current`` and ``recommended``
+        are thresholds or ``off``; ``verdict`` is a config's, and without configs the study's.
     """
     worst = report.worst
-    if worst is None:
+    if worst is None and report.study is not None:
+        told = _study(report.study)
+    elif worst is None:
         told = dict.fromkeys(
             ("verdict", "current", "recommended", "low", "high", "study-id", "study-url"), ""
         )
@@ -52,7 +57,25 @@ def _status(report: Report) -> str:
         return "failed"
     if report.refusals:
         return "refused"
+    if report.study is not None and report.study.ending is not Ending.SUCCEEDED:
+        return str(report.study.ending)
     return "unavailable" if report.outage is not None else "passed"
+
+
+def _study(study: Tuned) -> dict[str, str]:
+    """The same of a study alone: what is recommended, which a study that has not settled does not say."""
+    found = study.recommendation
+    is_settled = found is not None and found.verdict is not Verdict.INCONCLUSIVE
+    low, high = found.interval if found is not None and found.interval is not None else (None, None)
+    return {
+        "verdict": "" if found is None else str(found.verdict),
+        "current": "" if study.current is None else _number(study.current.threshold),
+        "recommended": _number(found.setting.threshold) if found is not None and is_settled else "",
+        "low": number(low) if low is not None and is_settled else "",
+        "high": number(high) if high is not None and is_settled else "",
+        "study-id": study.study_id,
+        "study-url": study.url,
+    }
 
 
 def _number(threshold: float | None) -> str:

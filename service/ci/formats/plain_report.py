@@ -23,6 +23,12 @@ def render(report: Report) -> str:
     if report.outage is not None:
         word = "failed" if report.on_service_error == "fail" else "warning"
         lines.append(f"{word}: {visible(report.outage.sentence)} [{visible(report.outage.code)}]")
+    if report.study is not None:
+        study = report.study
+        lines.append(
+            f"{WORDS[study.severity]}: {visible(study.subject)}: {visible(study.sentence)} "
+            f"[{visible(study.verdict)}] {visible(study.url)}"
+        )
     for each in report.judgements:
         checked = each.checked
         where = visible(place(checked.file, checked.line, is_implicit=checked.is_implicit))

@@ -10,6 +10,7 @@ from service.ci.formats.texts import place, visible
 from service.ci.judgement import Judgement, Severity
 from service.ci.report import Report
 from service.ci.sentences import number
+from service.ci.tuned import Tuned
 
 #: Columns of the terminal that the table fits into.
 WIDTH = 120
@@ -41,6 +42,8 @@ def render(report: Report) -> str:
     ]
     lines = list(_lines([_HEADS, *rows])) if rows else []
     notes = [] if report.outage is None else _note("", report.outage.sentence)
+    if report.study is not None:
+        notes += _study(report.study)
     for each in report.judgements:
         if each.severity is not Severity.OK:
             heading = f"{_MARKS[each.severity]} {_where(each)}"
@@ -49,6 +52,20 @@ def render(report: Report) -> str:
         notes += _note(f"{refused} {place(refusal.file, refusal.line)}", refusal.sentence)
     blocks = ["\n".join(block) for block in (lines, notes, [report.summary]) if block]
     return "\n\n".join(blocks) + "\n"
+
+
+def _study(study: Tuned) -> list[str]:
+    """The study that was waited for: how it ended, and its answer row by row."""
+    heading = _fitted(visible(f"{_MARKS[study.severity]} {study.subject}: {study.title}"), WIDTH)
+    if not study.rows:
+        return [heading, *_note("", f"{study.sentence} {study.url}")]
+    width = max(len(name) for name, _ in study.rows)
+    lines = [
+        line
+        for name, value in (*study.rows, ("study", study.url))
+        for line in _note("", f"{name:<{width}}  {visible(value)}", indent=width + 2)
+    ]
+    return [heading, *lines]
 
 
 def _row(judgement: Judgement) -> tuple[str, ...]:
@@ -96,10 +113,14 @@ def _width(text: str) -> int:
     return len(text) + sum(unicodedata.east_asian_width(each) in _WIDE for each in text if not each.isascii())
 
 
-def _note(heading: str, sentence: str) -> list[str]:
-    """A sentence below the table, under its place."""
+def _note(heading: str, sentence: str, indent: int = 0) -> list[str]:
+    """A sentence below the table, under its place; its further lines are set in."""
     columns = WIDTH if sentence.isascii() else WIDTH // 2
     parts = textwrap.wrap(
-        visible(sentence), columns, initial_indent=_BAR, subsequent_indent=_BAR, break_on_hyphens=False
+        visible(sentence),
+        columns,
+        initial_indent=_BAR,
+        subsequent_indent=_BAR + " " * indent,
+        break_on_hyphens=False,
     )
     return [_fitted(visible(heading), WIDTH), *parts] if heading else parts

@@ -24,12 +24,9 @@ from service.schemas import StudyRequest
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(sqlite_database: Database) -> Database:
     """SQLite alone: what is refused here never reaches a database, or does the same on both."""
-    opened = Database(f"sqlite:///{tmp_path / 'cliptune.db'}")
-    upgrade(opened)
-    yield opened
-    opened.close()
+    return sqlite_database
 
 
 def assert_problem(response: Any, status: int, code: str, *words: str, pointer: str | None = None) -> None:
@@ -239,9 +236,24 @@ WITH_KEY = [
     ("POST", "/v1/studies"),
     ("GET", "/v1/recommendations?workload=w"),
     ("GET", f"/v1/recommendations/{uuid.UUID(int=0)}"),
+    ("GET", "/v1/recommendations/badge?workload=w"),
+    ("GET", "/v1/recommendations/badge.json?workload=w"),
+    ("GET", "/v1/recommendations/badge.svg?workload=w"),
     ("GET", "/v1/workloads"),
     ("GET", "/v1/methods"),
     ("GET", "/v1/workers"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("GET", f"/v1/keys/{uuid.UUID(int=0)}"),
+    ("DELETE", f"/v1/keys/{uuid.UUID(int=0)}"),
+    ("GET", "/v1/webhooks"),
+    ("POST", "/v1/webhooks"),
+    ("GET", f"/v1/webhooks/{uuid.UUID(int=0)}"),
+    ("DELETE", f"/v1/webhooks/{uuid.UUID(int=0)}"),
+    ("POST", f"/v1/webhooks/{uuid.UUID(int=0)}:rotate"),
+    ("POST", f"/v1/webhooks/{uuid.UUID(int=0)}:test"),
+    ("POST", f"/v1/webhooks/{uuid.UUID(int=0)}:enable"),
+    ("GET", f"/v1/webhooks/{uuid.UUID(int=0)}/deliveries"),
     ("GET", "/metrics"),
 ]
 
@@ -264,6 +276,8 @@ def body_of(api: Any, method: str, path: str) -> dict[str, Any]:
     token = {"lease_token": f"0.1.{'A' * 43}"}
     bodies = {
         "/v1/studies": api.body(),
+        "/v1/keys": {"label": "a", "scopes": ["read"]},
+        "/v1/webhooks": {"url": "https://example.org/"},
         "/extend": {"num_seeds": 2},
         "/trials:ask": {"client_id": "a"},
         "/heartbeat": token,
@@ -292,6 +306,8 @@ def test_a_key_without_the_scope_is_refused(api: Any, method: str, path: str) ->
     needed = "write" if method == "POST" else "read"
     if path.endswith((":ask", "/heartbeat", "/report", "/complete")):
         needed = "worker"
+    if path.startswith(("/v1/keys", "/v1/webhooks")):
+        needed = "admin"
     assert_problem(none.request(method, path, **options), 403, "forbidden", f"this needs {needed}")
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.probe import ProbeFailedError, _receive, refuse
 from service.errors import TrainingError
 from service.launchers.local import TrainingProcess
+from service.launchers.probing import ProbeFailedError, receive, refuse
 from service.launchers.protocol import Broken
 
 PROGRAM = "import sys; from service.cli.main import main; sys.argv[0] = 'cliptune'; main()"
@@ -174,6 +174,6 @@ def test_process_that_gives_no_answer_is_an_error(answer: str, says: str) -> Non
     process = TrainingProcess((sys.executable, "-c", code), threads=1, kill_grace_seconds=5.0)
     try:
         with pytest.raises((ProbeFailedError, TrainingError), match=says):
-            _receive(process)
+            receive(process)
     finally:
         process.stop()

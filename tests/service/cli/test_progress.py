@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.cli.progress import StudyView, follow
+from service.cli.following import follow
+from service.cli.progress import StudyView
 from service.schemas import EventOut, StudyOut
 from service.states import JobState
 from tuner.spec import StudySpec

@@ -17,7 +17,7 @@ from tuner.training.cohort import TrialEnded
 from tuner.training.engine import LaneId
 from tuner.training.initial import initial_model
 from tuner.training.loop import train_cohort
-from tuner.training.probe import measure_reference
+from tuner.training.probe import measure_reference, seed_norms
 from tuner.training.randomness import data_generator
 from tuner.training.solo import SoloEngine
 from tuner.workloads import AnyWorkload, Workload
@@ -373,3 +373,17 @@ def test_bounds_are_told(toy: Callable[..., AnyWorkload]) -> None:
         measure_reference(toy(), ())
     with pytest.raises(SpecError, match="num_batches must be >= 1, got 0"):
         measure_reference(toy(), (0,), num_batches=0)
+
+
+def test_every_seed_is_sketched_by_itself(toy: Callable[..., AnyWorkload]) -> None:
+    both = measure_reference(toy(), (0, 1), num_batches=20)
+    alone = [measure_reference(toy(), (seed,), num_batches=10) for seed in (0, 1)]
+    assert [each.l2_norm for each in both.by_seed] == [each.l2_norm for each in alone]
+    assert [each.max_abs for each in both.by_seed] == [each.max_abs for each in alone]
+    assert both.by_seed[0] != both.by_seed[1]
+
+
+def test_seed_without_a_finite_gradient_is_no_sketch() -> None:
+    seen = (torch.tensor([1.0, 2.0]), torch.tensor([0.5, 1.0]))
+    nothing = (torch.tensor([torch.nan]), torch.tensor([torch.inf]))
+    assert [each.l2_norm.max for each in seed_norms([seen, nothing])] == [2.0]

@@ -51,6 +51,9 @@ def test_norms_are_those_of_the_initial_weights() -> None:
     assert reference.max_abs.median == pytest.approx(float(largest.quantile(0.5)), rel=1e-6)
     assert reference.spike_ratio == pytest.approx(float(norms.max() / norms.quantile(0.5)), rel=1e-6)
     assert reference.tail_index is not None and reference.smoothness is None
+    assert len(reference.by_seed) == 2
+    first = [norm for norm, _ in expected[:50]]
+    assert reference.by_seed[0].l2_norm.max == pytest.approx(max(first), rel=1e-6)
 
 
 def test_function_is_stopped_once_enough_was_measured() -> None:
