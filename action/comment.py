@@ -5,6 +5,7 @@ It never fails a job: a fork's token may not write, and then the summary has the
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import sys
@@ -41,7 +42,9 @@ class Api:
         for page in range(1, MAX_PAGES + 1):
             found = self._call("GET", f"/{number}/comments?per_page={PAGE}&page={page}")
             for each in found:
-                is_own = each["user"]["type"] == "Bot" or each.get("author_association") in OWN
+                # An account that was deleted is null.
+                kind = (each.get("user") or {}).get("type")
+                is_own = kind == "Bot" or each.get("author_association") in OWN
                 if is_own and str(each.get("body") or "").startswith(marker):
                     return int(each["id"])
             if len(found) < PAGE:
@@ -90,10 +93,10 @@ def main() -> int:
     if not os.environ.get("GITHUB_TOKEN"):
         print("No comment: the job has no token. The summary has the report.")
         return 0
-    body = Path(os.environ["REPORT_PATH"]).read_text(encoding="utf-8")
-    marker = body.partition("\n")[0]
-    api = Api(os.environ["GITHUB_API_URL"], os.environ["GITHUB_REPOSITORY"], os.environ["GITHUB_TOKEN"])
     try:
+        api = Api(os.environ["GITHUB_API_URL"], os.environ["GITHUB_REPOSITORY"], os.environ["GITHUB_TOKEN"])
+        body = Path(os.environ["REPORT_PATH"]).read_text(encoding="utf-8")
+        marker = body.partition("\n")[0]
         comment = api.find(number, marker)
         if comment is None:
             api.create(number, body)
@@ -104,7 +107,7 @@ def main() -> int:
         print(
             f"::warning title=cliptune::no comment was written: HTTP {error.code}{hint}; the summary has the report"
         )
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).replace("%", "%25").split())
         print(f"::warning title=cliptune::no comment was written: {reason}; the summary has the report")
     else:

@@ -14,14 +14,16 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 #: Exit code of `cliptune tune` when its time is over, and what to wait if nothing is waited for.
 TIMED_OUT, NO_TIME = 4, "0.01"
 REFUSED, OUTAGE = 2, 3
-#: Values that an input may have; others may be any text.
+#: What an `apply` that ends so makes of the output `status`.
+STATUSES = {REFUSED: "refused", OUTAGE: "unavailable"}
+#: Values that an input may have, the default first; others may be any text.
 CHOICES = {
     "mode": ("check", "tune", "apply"),
     "fail-on": ("outside", "regression", "never"),
@@ -31,6 +33,8 @@ CHOICES = {
     "wait": ("true", "false"),
     "comment": ("false", "true"),
 }
+#: Bytes of a report with what was applied, below the 65,536 characters of a comment; characters of a line of it.
+REPORT_BYTES, LINE_CHARACTERS = 65_000, 500
 #: First line of the report: by it the comment is found again.
 MARKER = "<!-- cliptune-check -->"
 
@@ -62,19 +66,24 @@ class Inputs:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Inputs:
-        """The inputs of a step.
+        """The inputs of a step; an empty one, as a variable that nobody set, is the default.
 
         Raises:
-            InputError: if one has none of its values, or if two contradict.
+            InputError: if one has none of its values or is no address, or if two contradict.
         """
         values = {
             each.name: environment.get(f"INPUT_{each.name.upper()}", "").strip() for each in fields(cls)
         }
         for name, choices in CHOICES.items():
-            value = values[name.replace("-", "_")]
+            variable = name.replace("-", "_")
+            values[variable] = value = values[variable] or choices[0]
             if value not in choices:
                 raise InputError(f"{name} is {value!r}: use {' or '.join(choices)}")
         found = cls(**values)
+        if found.server_url and not found.server_url.startswith(("https://", "http://")):
+            raise InputError(
+                f"server-url is {found.server_url!r}: write all of it, as https://cliptune.example.org"
+            )
         if found.mode == "apply" and not found.files:
             raise InputError("mode apply needs config-file: name the files that may be changed, one a line")
         if found.mode == "tune" and found.offline == "true":
@@ -88,12 +97,20 @@ class Inputs:
         """Configs and folders."""
         return [line.strip() for line in self.config_file.splitlines() if line.strip()]
 
-    def arguments(self, folder: Path, environment: Mapping[str, str]) -> list[str]:
-        """Arguments of the command that judges; the files come last, where none is taken for an option."""
+    @property
+    def subject(self) -> list[str]:
+        """Options by which each command knows what it is about, and whom to ask."""
         options = {
             "--workload": self.workload,
             "--framework": "" if self.framework == "auto" else self.framework,
             "--key": self.key,
+        }
+        flags = ["--offline"] if self.offline == "true" else []
+        return [*(f"{name}={value}" for name, value in options.items() if value), *flags]
+
+    def arguments(self, folder: Path, environment: Mapping[str, str]) -> list[str]:
+        """Arguments of the command that judges; the files come last, where none is taken for an option."""
+        options = {
             "--tolerance": self.tolerance,
             # What is about to be corrected fails nothing.
             "--fail-on": "never" if self.mode == "apply" else self.fail_on,
@@ -110,10 +127,10 @@ class Inputs:
                 "--spec": self.spec,
                 "--timeout-minutes": self.timeout_minutes if self.wait == "true" else NO_TIME,
             }
-        flags = ["--offline"] if self.offline == "true" else []
-        flags += ["--write-lock"] if self.write_lock == "true" and self.mode != "apply" else []
+        flags = ["--write-lock"] if self.write_lock == "true" and self.mode != "apply" else []
         return [
             "tune" if self.mode == "tune" else "check",
+            *self.subject,
             *(f"{name}={value}" for name, value in options.items() if value),
             "--format=github",
             *(f"--report={name}={path}" for name, path in reports.items() if path),
@@ -124,20 +141,17 @@ class Inputs:
 
     def applying(self, file: str) -> list[str]:
         """Arguments of the command that changes one file."""
-        options = {
-            "--workload": self.workload,
-            "--framework": "" if self.framework == "auto" else self.framework,
-            "--key": self.key,
-        }
-        flags = ["--offline"] if self.offline == "true" else []
-        return ["apply", *(f"{name}={value}" for name, value in options.items() if value), *flags, "--", file]
+        return ["apply", *self.subject, "--", file]
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment of the commands: what an input gives wins over what the job has."""
-        given = {"CLIPTUNE_URL": self.server_url, "CLIPTUNE_API_KEY": self.token}
+        given = {"CLIPTUNE_URL": self.server_url, "CLIPTUNE_API_KEY": self.token, "PYTHONUTF8": "1"}
         # A key that somebody keeps on the runner is not this job's.
         home = {"CLIPTUNE_HOME": str(Path(environment["RUNNER_TEMP"]) / "cliptune-home")}
-        kept = {name: value for name, value in environment.items() if not name.startswith("INPUT_")}
+        # A PYTHONPATH is for the job's own modules, one of which may be called as one of cliptune's.
+        kept = {
+            name: value for name, value in environment.items() if not name.startswith(("INPUT_", "PYTHON"))
+        }
         return home | kept | {name: value for name, value in given.items() if value}
 
 
@@ -147,42 +161,62 @@ def run(
     """Run `cliptune`; its exit code, its captured output, and the last of the lines that it wrote to standard error."""
     command = Path(sys.executable).with_name("cliptune")
     last = ""
-    with subprocess.Popen(
-        [str(command), *arguments],
-        env=dict(variables),
-        stdout=subprocess.PIPE if captured else None,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="backslashreplace",
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            last = line.strip() or last
-            sys.stderr.write(harmless(line))
-            sys.stderr.flush()
-        out = process.stdout.read() if process.stdout is not None else ""
-    return process.returncode, out, last
+    # A file, not a second pipe: one that nobody reads meanwhile holds 64 KB, and then the command would wait for ever.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as out:
+        with subprocess.Popen(
+            [str(command), *arguments],
+            env=dict(variables),
+            stdout=out if captured else None,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                last = line.strip() or last
+                sys.stderr.write(harmless(line))
+                sys.stderr.flush()
+        out.seek(0)
+        # One that a signal ended, -9, is told as a shell does, 137: no failure is less than success.
+        code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+        return code, out.read(), last
 
 
 def apply_all(inputs: Inputs, folder: Path, variables: Mapping[str, str]) -> int:
-    """Write the recommended value into each file, and add the differences to the report."""
-    if json.loads((folder / "report.json").read_text())["outage"] is not None:
+    """Write the recommended value into each file, and add to the report what was and what could not be applied."""
+    if json.loads((folder / "report.json").read_text(encoding="utf-8"))["outage"] is not None:
         return 0
-    worst, shown = 0, ""
+    worst, shown, missed = 0, "", []
     for file in inputs.files:
         code, diff, last = run(inputs.applying(file), variables, captured=True)
         sys.stdout.writelines(map(harmless, diff.splitlines(keepends=True)))
         shown += diff
-        is_softened = code == OUTAGE and inputs.on_service_error == "warn"
-        worst = max(worst, 0 if is_softened else code)
         if code:
+            is_softened = code == OUTAGE and inputs.on_service_error == "warn"
+            worst = max(worst, 0 if is_softened else code)
             annotate(last, "warning" if is_softened else "error")
-    if shown:
-        # Markup by indentation: no line of a diff can end it, as it could end a fence.
-        body = "\nApplied:\n\n" + "".join(f"    {line}\n" for line in shown.splitlines())
+            missed.append(last)
+    if missed:
+        append(os.environ.get("GITHUB_OUTPUT", ""), f"status={STATUSES.get(worst or OUTAGE, 'error')}\n")
+    for title, lines in (("Not applied", missed), ("Applied", shown.splitlines())):
+        body = block(title, lines, REPORT_BYTES - (folder / "report.md").stat().st_size)
         append(folder / "report.md", body)
         append(os.environ.get("GITHUB_STEP_SUMMARY", ""), body)
     return worst
+
+
+def block(title: str, lines: Sequence[str], room: int) -> str:
+    """Lines as they are, in Markdown, as far as there is room for their bytes; nothing without lines.
+
+    They are marked up by indentation: no line of a diff can end it, as it could end a fence.
+    """
+    body = f"\n{title}:\n\n" if lines else ""
+    for number, line in enumerate(lines):
+        cut = line if len(line) <= LINE_CHARACTERS else f"{line[:LINE_CHARACTERS]} ..."
+        if len(f"{body}    {cut}\n".encode()) > room:
+            return f"{body}\nThe log has {len(lines) - number} lines more.\n"
+        body += f"    {cut}\n"
+    return body
 
 
 def leave_a_report(folder: Path, last: str) -> None:

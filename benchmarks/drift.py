@@ -81,7 +81,7 @@ def resolved(workload: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return resolve_parameters(fields, parameters)
 
 
-def measured(workload: str, parameters: dict[str, Any], num_seeds: int) -> list[Gradients]:
+def measured(workload: str, parameters: dict[str, Any], seeds: range) -> list[Gradients]:
     import torch
 
     from tuner.training.probe import measure_seed
@@ -90,7 +90,7 @@ def measured(workload: str, parameters: dict[str, Any], num_seeds: int) -> list[
     built = create_workload(workload, resolved(workload, parameters))
     built.device = torch.device("cpu")
     found = []
-    for seed in range(num_seeds):
+    for seed in seeds:
         rows = measure_seed(built, seed, PER_SEED).tolist()
         found.append(Gradients([row[0] for row in rows], [row[1] for row in rows]))
     return found
@@ -163,13 +163,15 @@ def spread(parts: Sequence[Gradients]) -> float:
 
 def accuracy(number: int, options: argparse.Namespace) -> dict[str, Any]:
     workload, parameters, changes = CASES[number]
-    before = measured(workload, parameters, options.pool)
+    seeds = range(options.first_seed, options.first_seed + options.pool)
+    before = measured(workload, parameters, seeds)
+    scales, changes = ((), ()) if options.false_alarms_only else (SCALES, changes)
     found = {
         f"norms x {factor:g}": rates(before, [each.times(factor) for each in before], options)
-        for factor in SCALES
+        for factor in scales
     }
     for change in changes:
-        after = measured(workload, parameters | change, options.pool)
+        after = measured(workload, parameters | change, seeds)
         median = pooled(after).l2_norm.median / pooled(before).l2_norm.median
         name = ", ".join(f"{name}={value}" for name, value in change.items())
         found[name] = rates(before, after, options) | {"median_ratio": round(median, 3)}
@@ -178,7 +180,12 @@ def accuracy(number: int, options: argparse.Namespace) -> dict[str, Any]:
         "workload": workload,
         "parameters": parameters,
         "factor": FACTOR,
-        "seeds": {"pool": options.pool, "then": THEN_SEEDS, "now": options.now_seeds},
+        "seeds": {
+            "first": options.first_seed,
+            "pool": options.pool,
+            "then": THEN_SEEDS,
+            "now": options.now_seeds,
+        },
         "draws": options.draws,
         "settings": [str(each) for each in settings(before)],
         "spread_of_seeds": round(spread(before), 4),
@@ -288,6 +295,10 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=2000, help="probes put together per rate")
     parser.add_argument("--pool", type=int, default=120, help="seeds that are measured per case")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="of the pool: others were never judged before"
+    )
+    parser.add_argument("--false-alarms-only", action="store_true", help="measure no change of the code")
     parser.add_argument("--now-seeds", type=int, default=NUM_SEEDS, help="seeds of the probe of now")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing")
     parser.add_argument("--runs", type=int, default=5, help="of the command; 0 for none")

@@ -20,8 +20,11 @@ from service.scopes import DEFAULT_TENANT, Scope
 #: Claims that say which repository a pipeline belongs to; a rule matches on one of them at least.
 IDENTIFYING = ("repository", "project_path", "sub")
 #: How a pattern begins that leaves the owner not open: OWNER/, as a subject repo:OWNER/ or project_path:GROUP/, or
-#: elsewhere KIND:OWNER: .
-_OWNER = re.compile(r"(repo:|project_path:)?[^/:]+/|[^/:]+:[^/:]+:")
+#: elsewhere organization:OWNER: . Not any KIND:VALUE: , because on GitHub a stranger's repository may have subjects
+#: that begin with its environment or its workflow.
+_OWNER = re.compile(
+    r"(repo:|project_path:)?[^/:]+/|(organization|repository_owner|repository_owner_id):[^/:]+:"
+)
 #: A pipeline is given no keys to make: one would outlive it.
 _SCOPES: tuple[Scope, ...] = ("read", "write", "worker")
 _FIELDS = ("issuer", "audience", "match", "tenant", "scopes")

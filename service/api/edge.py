@@ -63,7 +63,7 @@ class Edge:
         answer = _Answer(send, request_id)
         began = time.perf_counter()
         try:
-            refusal = self._refusal(scope["path"], headers)
+            refusal = self._refusal(scope, headers)
             if refusal is not None:
                 await respond(scope, refusal)(scope, receive, answer.send)
             else:
@@ -84,7 +84,12 @@ class Edge:
         """A request id: drawn once per process and then counted, because drawing costs a system call."""
         return b"%s-%x" % (self._process_id, next(self._counter))
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ProblemError | None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> ProblemError | None:
+        # Of two, the application would read the first and the line below the last.
+        if len(headers) < len(scope["headers"]) and [name for name, _ in scope["headers"]].count(b"host") > 1:
+            return InvalidRequestError(
+                "the request has several Host headers: send one", code="host_not_allowed", status=400
+            )
         host = _host_name(headers.get(b"host", b"").decode("latin-1"))
         if self._hosts is not None and host not in self._hosts:
             return InvalidRequestError(
@@ -94,7 +99,7 @@ class Edge:
                 status=400,
             )
         site = headers.get(b"sec-fetch-site")
-        is_image = path == _SHOWN_ELSEWHERE and headers.get(b"sec-fetch-dest") == b"image"
+        is_image = scope["path"] == _SHOWN_ELSEWHERE and headers.get(b"sec-fetch-dest") == b"image"
         if site is not None and site not in _OWN_SITE and not is_image:
             return ForbiddenError(
                 "a page of another site may not call this API: open it directly, or call it from a program",

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from service.ci.git import ask_git, git
+from service.ci.git import ask_git, git, refusal
 from service.ci.rewrite import Rewrite
 from service.errors import ServiceError
 
@@ -97,7 +97,8 @@ def plan_branch(rewrite: Rewrite, name: str) -> BranchPlan:
     base = ask_git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if not top or not base:
         raise NoRepositoryError(
-            f"{rewrite.path} is in no git repository with a commit: leave out --branch to change the file itself"
+            f"{rewrite.path} is in no git repository with a commit{refusal(folder)}: leave out --branch to change the "
+            "file itself"
         )
     root = Path(top)
     if ask_git(root, "check-ref-format", "--branch", name) != name:

@@ -20,6 +20,8 @@ from tuner.search.prior import share_above
 FACTOR = 1.5
 #: Of each interval; there are three: of the median, of the 90 % quantile and of the share above the threshold.
 CONFIDENCE = 0.997
+#: Beyond e to this there is no number.
+_MOST_LOG = 700.0
 #: A share that changed by so much has changed; a smaller one only if it is halved or doubled by at least the second.
 LARGE_CHANGE, _LEAST_CHANGE = 0.2, 0.04
 
@@ -142,15 +144,17 @@ def compare_quantiles(name: str, before: NormSketch, after: NormSketch, spreads:
         spreads: of the seeds of now.
 
     Returns:
-        The ratio, open to both sides if a seed has none of it.
+        The ratio, open to both sides if a seed has none of it; its interval holds at least every seed of now.
     """
     then, now = getattr(before, name), getattr(after, name)
     values = [getattr(each, name) for each in spreads.seeds]
     found = Ratio(name=name, then=then, now=now, low=0.0, high=math.inf)
     if len(values) < 2 or then <= 0 or now <= 0 or min(values) <= 0:
         return found
-    half = math.exp(spreads.reach * statistics.stdev(map(math.log, values)))
-    return replace(found, low=found.value / half, high=found.value * half)
+    half = math.exp(min(spreads.reach * statistics.stdev(map(math.log, values)), _MOST_LOG))
+    # Where norms come in two sizes a median jumps from one to the other, which no bound for a mean allows for.
+    low, high = min(found.value / half, min(values) / then), max(found.value * half, max(values) / then)
+    return replace(found, low=low, high=high)
 
 
 def compare_shares(
@@ -160,9 +164,11 @@ def compare_shares(
     spreads: Spreads,
     independent: tuple[float, float],
 ) -> Shares:
-    """Shares above a threshold; their margin is the larger one of the seeds' and of independent gradients'.
+    """Shares above a threshold.
 
-    Seeds that agree, none of whose gradients passes the threshold, say nothing about a share that was there before.
+    Their margin is the largest of three: the seeds', that of so many independent gradients, and the distance to the
+    furthest seed on the side of then. Seeds that agree, none of whose gradients passes the threshold, say nothing about
+    a share that was there before.
 
     Args:
         threshold: > 0, in units of the gradients' own quantity.
@@ -174,13 +180,19 @@ def compare_shares(
     Returns:
         The shares.
     """
-    then, now = share_above(before, threshold), share_above(after, threshold)
+    then, now = _share(before, threshold), _share(after, threshold)
     margin = 1.0
     if len(spreads.seeds) > 1:
         one, other = independent
         pooled = (then * one + now * other) / (one + other)
         error = math.sqrt(pooled * (1 - pooled) * (1 / one + 1 / other))
         counted = t_bound(len(spreads.seeds) - 1, CONFIDENCE) * error
-        seen = statistics.stdev(share_above(each, threshold) for each in spreads.seeds)
-        margin = min(max(counted, spreads.reach * seen), 1.0)
+        seeds = [_share(each, threshold) for each in spreads.seeds]
+        furthest = max(seeds) - now if then > now else now - min(seeds)
+        margin = min(max(counted, spreads.reach * statistics.stdev(seeds), furthest), 1.0)
     return Shares(threshold=threshold, then=then, now=now, margin=margin)
+
+
+def _share(norms: NormSketch, threshold: float) -> float:
+    """As `share_above`, also of gradients that are all 0, which have no quantile to read it off."""
+    return 0.0 if norms.max <= threshold else share_above(norms, threshold)

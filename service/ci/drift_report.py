@@ -76,11 +76,11 @@ def _json(found: Findings, code: int) -> str:
     """Everything, for other programs.
 
     Returns:
-        ``schema_version``, ``exit_code``, ``outage`` (``code``, ``title``,
-        ``sentence``) or null, and ``findings``: ``workload``, ``severity``, ``change`` (`service.ci.drift.Change`, or
-        null where nothing is recommended), ``has_drifted``, ``sentence``, and with probes ``setting``, ``verdict`` of
-        the study, ``study_id``, ``study_url``, ``ratios``, ``shares``, ``q99``, ``num_batches``, ``num_seeds``,
-        ``num_independent``, ``is_repeat`` and ``is_other_training``.
+        ``schema_version``, ``exit_code``, ``outage`` (``code``, ``title``, ``sentence``) or null, and ``findings``:
+        ``workload``, ``severity``, ``change`` (`service.ci.drift.Change`, or null where nothing was compared),
+        ``has_drifted``, ``sentence``; without probes ``code``, why there are none; with probes ``setting``,
+        ``verdict`` of the study, ``study_id``, ``study_url``, ``ratios``, ``shares``, ``q99``, ``num_batches``,
+        ``num_seeds``, ``num_independent``, ``is_repeat`` and ``is_other_training``.
     """
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -96,8 +96,7 @@ def _line(finding: Finding) -> str:
     if seen is None:
         name = visible(finding.workload)
         reason = visible(finding.reason).removesuffix(".")
-        code = CheckVerdict.NO_RECOMMENDATION
-        return f"{WORDS[finding.severity]}: {name}: there is nothing to compare with: {reason}. [{code}]"
+        return f"{WORDS[finding.severity]}: {name}: nothing was compared: {reason}. [{finding.code}]"
     url = f" {visible(seen.recommendation.study_url)}" if seen.recommendation.study_url else ""
     verdict = str(CheckVerdict.DRIFT if seen.drift().has_drifted else seen.compare().change)
     return (
@@ -117,7 +116,12 @@ def _finding(finding: Finding) -> dict[str, Any]:
     seen = finding.look
     told: dict[str, Any] = {"workload": visible(finding.workload), "severity": str(finding.severity)}
     if seen is None:
-        return told | {"change": None, "has_drifted": False, "sentence": visible(finding.reason)}
+        return told | {
+            "change": None,
+            "has_drifted": False,
+            "sentence": visible(finding.reason),
+            "code": finding.code,
+        }
     compared = seen.compare()
     recommendation = seen.recommendation
     return told | {

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.ci.gather import Value, gather
-from service.ci.judgement import Judgement, Severity
+from service.ci.judgement import CheckVerdict, Drift, Judgement, Severity
 from service.ci.judging import checked, judge_value
 from service.ci.locked import LockFile, open_lock
-from service.ci.look import Look, Probing, look
+from service.ci.look import Look, NormsNotKeptError, Probing, WorkloadNotHereError, look
 from service.ci.outage import Outage, outage
 from service.ci.recommended import Recommended
 from service.ci.report import Report, report
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from service.launchers.probing import Prober
 
 Found = TypeVar("Found")
+#: Why one of several recommendations can't be held against the code.
+Unseen = NormsNotKeptError | WorkloadNotHereError
 #: What to do where a lock does not know what is asked for.
 _REMEDY = "ask the service without --offline, or keep its answer: cliptune check --write-lock"
 
@@ -47,12 +49,14 @@ class Finding:
         look: the probes; None if nothing is recommended.
         severity: what it does to a pipeline.
         reason: why there is nothing, as the end of a sentence; empty with probes.
+        code: the same in a word.
     """
 
     workload: str
     look: Look | None
     severity: Severity
     reason: str = ""
+    code: str = CheckVerdict.NO_RECOMMENDATION
 
 
 @dataclass(frozen=True)
@@ -79,21 +83,35 @@ class Looks:
 
     probing: Probing
     prober: Prober
-    _known: dict[str, Look] = field(default_factory=dict)
+    _known: dict[str, Look | Unseen] = field(default_factory=dict)
 
-    def at(self, recommendation: Recommended) -> Look:
+    def at(self, recommendation: Recommended) -> Look | Unseen:
         """The look at a recommendation.
 
         Args:
             recommendation: of a study.
 
         Returns:
-            The look.
+            The look, or why there is none.
         """
         name = recommendation.recommendation_id
         if name not in self._known:
-            self._known[name] = look(recommendation, self.probing, self.prober)
+            try:
+                self._known[name] = look(recommendation, self.probing, self.prober)
+            except (NormsNotKeptError, WorkloadNotHereError) as error:
+                self._known[name] = error
         return self._known[name]
+
+    def require_any(self) -> None:
+        """Refuse an answer that rests on no look, where there was something to look at.
+
+        Raises:
+            NormsNotKeptError: if no study has norms to compare with.
+            WorkloadNotHereError: if none has its code here.
+        """
+        unseen = [each for each in self._known.values() if not isinstance(each, Look)]
+        if unseen and len(unseen) == len(self._known):
+            raise unseen[0]
 
 
 def drift_of_configs(
@@ -119,6 +137,7 @@ def drift_of_configs(
         _judged(value, answer, question, now, looks)
         for value, answer in zip(found.values, answers, strict=False)
     ]
+    looks.require_any()
     return report(
         judged,
         refusals=found.refusals,
@@ -144,9 +163,14 @@ def _judged(value: Value, answer: Answer, question: Question, now: datetime, loo
     if answer.recommendation is None:
         return judge_value(value, answer, question.rules, now)
     seen = looks.at(answer.recommendation)
-    drift = seen.drift(checked(value, answer.recommendation).setting)
+    is_other = isinstance(seen, Look) and bool(seen.first)
+    drift = (
+        seen.drift(checked(value, answer.recommendation).setting)
+        if isinstance(seen, Look)
+        else Drift(has_drifted=False, reason=str(seen), is_settled=False)
+    )
     judgement = judge_value(value, answer, question.rules, now, drift)
-    if judgement.severity is Severity.OK and (seen.first or not drift.is_settled):
+    if judgement.severity is Severity.OK and (is_other or not drift.is_settled):
         return replace(judgement, severity=Severity.WARNING)
     return judgement
 
@@ -179,6 +203,7 @@ def drift_of_studies(
     else:
         answers, fault = _asked(connect, lambda client: _answers_of(client, question.target, lock))
     found = [_finding(wanted, answer, question, looks) for wanted, answer in answers]
+    looks.require_any()
     return Findings(tuple(sorted(found, key=lambda each: (each.severity.rank, each.workload))), fault)
 
 
@@ -232,10 +257,12 @@ def _finding(wanted: Target, answer: Answer, question: Question, looks: Looks) -
     if answer.recommendation is None:
         name = wanted.workload or wanted.fingerprint
         return Finding(workload=name, look=None, severity=Severity.WARNING, reason=answer.reason)
-    seen = looks.at(answer.recommendation)
+    name, seen = answer.recommendation.workload, looks.at(answer.recommendation)
+    if not isinstance(seen, Look):
+        return Finding(workload=name, look=None, severity=Severity.WARNING, reason=str(seen), code=seen.code)
     drift = seen.drift()
     severity = Severity.WARNING if seen.first or not drift.is_settled else Severity.OK
     if drift.has_drifted:
         fails = question.rules.fail_on == "outside" and not question.exit_zero
         severity = Severity.FAILURE if fails else Severity.WARNING
-    return Finding(workload=answer.recommendation.workload, look=seen, severity=severity)
+    return Finding(workload=name, look=seen, severity=severity)

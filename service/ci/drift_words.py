@@ -12,6 +12,7 @@ from service.ci.probed import Probed
 from tuner.evidence import Features
 from tuner.methods import get_method
 from tuner.parameters import ParameterValue
+from tuner.spec import MAX_SEEDS
 
 #: What a threshold does now.
 _TOLD: Mapping[Change, str] = {
@@ -56,7 +57,7 @@ def statement(found: Comparison) -> str:
     else:
         parts.append(f"A factor of {FACTOR:g} would count. {_basis(found)}")
     if found.change is Change.UNSETTLED:
-        parts.append("A probe of more seeds may settle it: --seeds 32 at most.")
+        parts.append(_remedy(found))
     return " ".join(parts)
 
 
@@ -185,6 +186,13 @@ def _basis(found: Comparison) -> str:
     ]
     few = f" That is fewer than {MIN_SEEDS} seeds." if found.num_seeds[1] < MIN_SEEDS else ""
     return f"{', '.join(sides)}.{few}".replace("are worth about", "were worth about", 1)
+
+
+def _remedy(found: Comparison) -> str:
+    """What may settle an open question: the study's seeds are as many as they are."""
+    if found.num_seeds[1] < MAX_SEEDS:
+        return f"A probe of more seeds may settle it: --seeds {MAX_SEEDS} at most."
+    return "A study of more seeds (cliptune submit --seeds) has a probe that tells more."
 
 
 def _unseen(found: Comparison) -> str:

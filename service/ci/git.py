@@ -8,8 +8,11 @@ from pathlib import Path
 
 from service.errors import ServiceError
 
-#: The user's index is not refreshed, and a file's name is no pattern.
-_GIT = ("git", "--no-optional-locks", "--literal-pathspecs")
+#: The user's index is not refreshed, a file's name is no pattern, no hook runs, and a message is what Python encodes.
+_GIT = (
+    *("git", "--no-optional-locks", "--literal-pathspecs"),
+    *("-c", f"core.hooksPath={os.devnull}", "-c", "i18n.commitEncoding=UTF-8"),
+)
 
 
 class GitError(ServiceError):
@@ -55,6 +58,22 @@ def ask_git(folder: Path, *arguments: str) -> str | None:
     """
     done = _run(folder, arguments, b"")
     return None if done.returncode else os.fsdecode(done.stdout).removesuffix("\n")
+
+
+def refusal(folder: Path) -> str:
+    """Why git takes a folder for no repository: for a checkout that belongs to somebody else it has its own remedy.
+
+    Args:
+        folder: any.
+
+    Returns:
+        Git's words in parentheses after a blank; empty if it takes it for one.
+
+    Raises:
+        GitError: if there is no git.
+    """
+    done = _run(folder, ("rev-parse", "--git-dir"), b"")
+    return f" (git: {' '.join(os.fsdecode(done.stderr).split())})" if done.returncode else ""
 
 
 def _run(folder: Path, arguments: tuple[str, ...], content: bytes) -> subprocess.CompletedProcess[bytes]:

@@ -76,11 +76,13 @@ class Fields:
         """True or false."""
         return self._typed(name, bool, "true or false")
 
-    def integer(self, name: str, low: int = 0) -> int:
-        """A whole number that is not less than ``low``."""
+    def integer(self, name: str, low: int = 0, high: int | None = None) -> int:
+        """A whole number that is not less than ``low``, and not more than ``high``."""
         found = self._get(name)
-        if isinstance(found, bool) or not isinstance(found, int) or found < low:
-            raise self._wrong(name, f"a whole number >= {low}")
+        most = math.inf if high is None else high
+        if isinstance(found, bool) or not isinstance(found, int) or not low <= found <= most:
+            bounds = f">= {low}" if high is None else f"from {low} to {high}"
+            raise self._wrong(name, f"a whole number {bounds}")
         return found
 
     def number(self, name: str) -> float:

@@ -115,7 +115,7 @@ def look(recommendation: Recommended, probing: Probing, prober: Prober) -> Look:
         raise NormsNotKeptError(
             f"study {recommendation.study_id[:8]} of {recommendation.workload} has no gradient norms to compare with: "
             "a lock file of an earlier version holds none (write it anew: cliptune check --write-lock), and a "
-            "training outside of the workers need not have told any"
+            "training that `cliptune run` starts has no probe"
         )
     try:
         fields = prober.describe(recommendation.workload).parameters

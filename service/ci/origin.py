@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.ci.git import ask_git
+from service.ci.git import GitError, ask_git, refusal
 from service.errors import ServiceError
 
-#: User and password before the host of an address; without a scheme only a user can be there.
-_CREDENTIALS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?[^/@]*@")
+#: User and password before the host of an address, up to the last @ there; without a scheme only a user can be there.
+_CREDENTIALS = re.compile(r"^(?:([A-Za-z][A-Za-z0-9+.-]*://)[^/]*@|[^/@]*@)")
 
 
 class OriginUnknownError(ServiceError):
@@ -57,20 +57,22 @@ def find_origin(
     Raises:
         OriginUnknownError: if one of the two is not known, with the option that tells it.
     """
-    platform = _platform(environment)
-    found = repository or platform[0] or without_credentials(_remote(folder))
+    found = repository or _platform_repository(environment) or without_credentials(_remote(folder))
     if not found:
         raise OriginUnknownError(
-            f"which repository this is is not known: {folder} has no git remote called origin; give --repository NAME"
+            f"which repository this is is not known: {folder} has no git remote called origin{refusal(folder)}; give "
+            "--repository NAME"
         )
-    if commit or platform[1]:
-        return Origin(found, commit or platform[1])
-    head = ask_git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    known = commit or _platform_commit(environment)
+    if known:
+        return Origin(found, known)
+    head = _ask(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if not head:
         raise OriginUnknownError(
-            f"which commit this is is not known: {folder} is in no git repository with a commit; give --commit SHA"
+            f"which commit this is is not known: {folder} is in no git repository with a commit{refusal(folder)}; "
+            "give --commit SHA"
         )
-    changes = ask_git(folder, "status", "--porcelain", "--untracked-files=no")
+    changes = _ask(folder, "status", "--porcelain", "--untracked-files=no")
     return Origin(found, head, is_dirty=bool(changes))
 
 
@@ -92,12 +94,17 @@ def without_credentials(address: str) -> str:
     return _CREDENTIALS.sub(lambda found: found[1] or "", address)
 
 
-def _platform(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Repository and commit as the platform's variables have them; empty where it has none."""
+def _platform_repository(environment: Mapping[str, str]) -> str:
+    """The repository as the platform's variables have it; empty where it has none."""
+    return environment.get("GITHUB_REPOSITORY") or environment.get("CI_PROJECT_PATH", "")
+
+
+def _platform_commit(environment: Mapping[str, str]) -> str:
+    """The commit, likewise."""
     if environment.get("GITHUB_REPOSITORY"):
-        return environment["GITHUB_REPOSITORY"], _github_commit(environment)
+        return _github_commit(environment)
     merged = environment.get("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", "")
-    return environment.get("CI_PROJECT_PATH", ""), merged or environment.get("CI_COMMIT_SHA", "")
+    return merged or environment.get("CI_COMMIT_SHA", "")
 
 
 def _github_commit(environment: Mapping[str, str]) -> str:
@@ -122,4 +129,18 @@ def _github_commit(environment: Mapping[str, str]) -> str:
 
 
 def _remote(folder: Path) -> str:
-    return ask_git(folder, "config", "--get", "remote.origin.url") or ""
+    return _ask(folder, "config", "--get", "remote.origin.url") or ""
+
+
+def _ask(folder: Path, *arguments: str) -> str | None:
+    """`ask_git`.
+
+    Raises:
+        OriginUnknownError: if there is no git, which a pipeline can do without.
+    """
+    try:
+        return ask_git(folder, *arguments)
+    except GitError as error:
+        raise OriginUnknownError(
+            f"which repository and commit this is is not known: {error}, or give --repository NAME and --commit SHA"
+        ) from None

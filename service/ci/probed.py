@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from service.ci.lock_fields import Fields
 from tuner.evidence import Features, NormSketch
 from tuner.parameters import ParameterValue
-from tuner.spec import study_spec
+from tuner.spec import MAX_SEEDS, StudySpec
 
 _SKETCH = tuple(each.name for each in fields(NormSketch))
 #: Figures of a sketch that every version has recorded.
@@ -45,10 +45,6 @@ class Probed:
         """The training seeds it was measured under."""
         return tuple(range(self.num_seeds))
 
-    def to_json(self) -> dict[str, Any]:
-        """The probe as plain JSON values, as `read_probed` reads them."""
-        return asdict(self)
-
 
 def probed(
     reference: Mapping[str, Any] | None, spec: Mapping[str, Any] | None, *, device: str = ""
@@ -57,22 +53,22 @@ def probed(
 
     Args:
         reference: ``StudyOut.reference``.
-        spec: ``StudyOut.spec``.
+        spec: ``StudyOut.spec``; what is missing has its default, and what a newer service asks besides does not matter.
         device: of the recommendation's provenance.
 
     Returns:
-        The probe; None if the study measured no norms, as trainings outside of workers need not.
+        The probe; None if the study had none: what trainings outside of workers tell are norms on the way.
     """
-    if not reference or not spec or not reference["l2_norm"]:
+    if not reference or not spec or not reference["l2_norm"] or spec.get("external"):
         return None
-    question, features = study_spec(spec), reference.get("features")
+    features = reference.get("features")
     return Probed(
         l2_norm=_sketch(reference["l2_norm"]),
         max_abs=_sketch(reference["max_abs"]) if reference["max_abs"] else None,
         num_batches=reference["num_batches"],
-        num_seeds=question.num_seeds,
-        num_steps=question.num_steps,
-        parameters=dict(question.parameters),
+        num_seeds=spec.get("num_seeds", StudySpec.num_seeds),
+        num_steps=spec.get("num_steps", StudySpec.num_steps),
+        parameters=dict(spec.get("parameters", {})),
         device=device,
         features=Features(**_known(features, Features)) if features else None,
     )
@@ -82,7 +78,7 @@ def read_probed(found: Fields) -> Probed:
     """Read what a lock keeps of a study's probe.
 
     Args:
-        found: from `Probed.to_json`.
+        found: the fields of a `Probed`.
 
     Returns:
         The probe.
@@ -94,7 +90,7 @@ def read_probed(found: Fields) -> Probed:
         l2_norm=_read_sketch(found.fields("l2_norm")),
         max_abs=found.optional("max_abs", lambda name: _read_sketch(found.fields(name))),
         num_batches=found.integer("num_batches", low=1),
-        num_seeds=found.integer("num_seeds", low=1),
+        num_seeds=found.integer("num_seeds", low=1, high=MAX_SEEDS),
         num_steps=found.integer("num_steps", low=1),
         parameters=found.fields("parameters").scalars(),
         device=found.text("device"),

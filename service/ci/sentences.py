@@ -209,13 +209,14 @@ def _no_difference(facts: Facts) -> str:
 def _inconclusive(facts: Facts) -> str:
     more = facts.recommendation.more_seeds
     remedy = (
-        f"about {more} further fresh seeds would settle it: cliptune extend "
+        ""
+        if more is None
+        else f"; about {more} further fresh seeds would settle it: cliptune extend "
         f"{facts.recommendation.study_id[:8]} --seeds {more}"
-        if more is not None
-        else "no reasonable number of seeds would settle it"
     )
+    # Without a number of seeds, the study's own reason says what would help, or that nothing reasonable does.
     reason = _ended(facts.recommendation.reason)
-    return f"{subject(facts.checked)} can't be judged yet: the study has too few seeds to tell, and {remedy}. {reason}"
+    return f"{subject(facts.checked)} can't be judged yet: the study has not settled it{remedy}. {reason}"
 
 
 _FIRST: Mapping[CheckVerdict, Callable[[Facts], str]] = {

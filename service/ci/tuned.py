@@ -97,11 +97,16 @@ class Tuned:
         return str(self.recommendation.verdict) if self.recommendation is not None else str(self.ending)
 
     @property
+    def settled(self) -> Recommended | None:
+        """The answer if it says what to use: that of a study that has not settled does not."""
+        found = self.recommendation
+        return None if found is None or found.verdict is Verdict.INCONCLUSIVE else found
+
+    @property
     def severity(self) -> Severity:
         """Whether to look at it."""
         if self.recommendation is not None:
-            is_open = self.recommendation.verdict is Verdict.INCONCLUSIVE
-            return Severity.WARNING if is_open else Severity.OK
+            return Severity.WARNING if self.settled is None else Severity.OK
         return Severity.FAILURE if self.exit_code and not self.is_softened else Severity.WARNING
 
     @property
@@ -122,7 +127,7 @@ class Tuned:
             return _answer(self.recommendation)
         if self.ending in (Ending.FAILED, Ending.CANCELLED):
             cause = f": {self.cause.removesuffix('.')}" if self.cause else ""
-            earlier = " It was submitted earlier for this commit." if self.is_replayed else ""
+            earlier = " It was submitted earlier." if self.is_replayed else ""
             return f"T{self.title[1:]}{cause}.{earlier} Give --again to submit it anew."
         state = f"is {self.state} and " if self.ending is Ending.TIMED_OUT else ""
         return f"T{self.title[1:]}: it {state}goes on (resume with: {self.resume})."
@@ -164,13 +169,14 @@ def recommended_words(found: Recommended) -> str:
 def _answer(found: Recommended) -> str:
     """The answer in sentences."""
     if found.verdict is Verdict.INCONCLUSIVE:
-        more = found.more_seeds
-        remedy = (
-            f"About {more} further fresh seeds would settle it: cliptune extend {found.study_id[:8]} --seeds {more}."
-            if more is not None
-            else "No reasonable number of seeds would settle it."
+        told, more = f"It has not settled. {_ended(found.reason)}", found.more_seeds
+        if more is None:
+            # The reason says what would help: seeds are not all that a study can lack.
+            return told
+        return (
+            f"{told} About {more} further fresh seeds would settle it: cliptune extend {found.study_id[:8]} "
+            f"--seeds {more}."
         )
-        return f"It has too few seeds to tell. {_ended(found.reason)} {remedy}"
     use = recommended_words(found)
     good = ""
     if found.interval is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.ci.gather import Gathered, gather
+from service.ci.judging import judge_value
+from service.ci.lock import LockUnreadableError
 from service.ci.locked import open_lock
 from service.ci.origin import Origin
 from service.ci.outage import Outage, outage
 from service.ci.report import report
 from service.ci.session import Outcome, Question, run_check
 from service.ci.submission import idempotency_key, with_current
-from service.ci.target import Target, answer_of_study
+from service.ci.target import Answer, Target, answer_of_study
 from service.ci.tuned import Ending, Tuned
 from service.errors import ServiceError
 from service.states import JobState
@@ -23,7 +26,7 @@ from tuner.spec import ClipSetting
 
 if TYPE_CHECKING:
     from service.client import Client
-    from service.client.client import Submission
+    from service.client.studies import Submission
     from service.schemas import StudyOut
 
 #: Waits for a study to end, or for the time to be over.
@@ -73,6 +76,8 @@ def run_tuning(tuning: Tuning, *, root: Path, connect: Callable[[], Client], wai
     Raises:
         NoClipValueError: if there are paths, and no value in them.
         ConfigError: if a path can't be searched.
+        CheckRuleError: if a rule is out of bounds.
+        LockError: if the lock can't be read, or is to be written and can't be.
         ServiceError: if the service refuses the question itself.
     """
     found = _gather(tuning.check, root)
@@ -86,6 +91,9 @@ def run_tuning(tuning: Tuning, *, root: Path, connect: Callable[[], Client], wai
         raise NoClipValueError(
             f"{names}: no clip value is found there, and nothing was submitted; name a config, with --key if need be"
         )
+    for value in found.values:
+        # Without an answer yet: a rule that is out of bounds is found out now.
+        judge_value(value, Answer(None), tuning.check.rules, datetime.now(UTC))
     tuned, fault = None, None
     try:
         with connect() as client:
@@ -113,8 +121,14 @@ def run_tuning(tuning: Tuning, *, root: Path, connect: Callable[[], Client], wai
 
 
 def _gather(check: Question, root: Path) -> Gathered:
-    """The values as they are before the study."""
+    """The values as they are before the study.
+
+    Raises:
+        LockUnreadableError: if the lock is to be written, in a folder that is not there or takes no file.
+    """
     lock = open_lock(check.lock_path, root, is_needed=False)
+    if check.is_kept and not os.access(lock.path.parent, os.W_OK):
+        raise LockUnreadableError(lock.path, "can't be written: its folder is not there, or takes no file")
     return gather(check.paths, root=root, lock=lock, hints=check.hints)
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from service.cli.progress import StudyView, news
 from service.cli.texts import harmless
-from service.errors import ServiceError
+from service.errors import ServiceError, UnavailableError
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 25.0
 #: Silence after which a connection counts as cut, in seconds; the service pings every 15.
 _SILENCE_SECONDS = 20.0
+#: Wait between two looks at a study whose service is away.
+_RETRY_SECONDS = 1.0
 _MINUTE = 60.0
 
 
@@ -50,8 +53,8 @@ def resume(study_id: str) -> str:
 
 def wait_for_study(
     client: Client, study: StudyOut, *, quiet: bool = False, limit_minutes: float | None = None
-) -> bool:
-    """Show a study until it has ended; where the waiting ends before, say how to resume.
+) -> None:
+    """Show a study until it has ended, or the time is over; where the waiting fails before, say how to resume.
 
     Args:
         client: of the service.
@@ -59,22 +62,14 @@ def wait_for_study(
         quiet: show nothing, only wait.
         limit_minutes: how long to wait, > 0; None for as long as it takes.
 
-    Returns:
-        False if the time was over first; the study may have ended all the same.
-
     Raises:
-        KeyboardInterrupt: passed on.
-        ServiceError: likewise, if the service stays away or refuses.
+        KeyboardInterrupt: passed on, and after SIGTERM.
+        ServiceError: passed on, if the service stays away or refuses.
     """
-    from service.client.follow import follow as follow_over
-
     limit = None if limit_minutes is None else limit_minutes * _MINUTE
-    silence = _SILENCE_SECONDS if limit is None else min(_SILENCE_SECONDS, limit)
     try:
-        with log_section(os.environ, f"study {study.id[:8]}", is_shown=not quiet):
-            return follow(
-                study, follow_over(client, study.id, silence=silence), quiet=quiet, limit_seconds=limit
-            )
+        with terminable(), log_section(os.environ, f"study {study.id[:8]}", is_shown=not quiet):
+            follow(study, _seen(client, study.id, limit), quiet=quiet)
     except (KeyboardInterrupt, ServiceError):
         say(f"the study goes on; resume with: {resume(study.id)}")
         raise
@@ -85,29 +80,80 @@ def follow(
     seen: Iterable[EventOut | StudyOut | None],
     *,
     quiet: bool = False,
-    limit_seconds: float | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> bool:
+) -> None:
     """Show a study until what is seen of it ends.
 
     Args:
         study: the study.
         seen: its events from the beginning, looks at it, and signs of life.
         quiet: show nothing, only wait.
-        limit_seconds: how long to wait; None for as long as it takes.
         clock: seconds from any beginning.
-
-    Returns:
-        False if the time was over first.
     """
-    began, view = clock(), StudyView(study)
+    view = StudyView(study)
     with _display(view, clock, quiet=quiet) as show:
         for each in seen:
             view = view.fold(each)
             show(view)
-            if limit_seconds is not None and clock() - began >= limit_seconds:
-                return False
-    return True
+
+
+def _seen(client: Client, study_id: str, limit: float | None) -> Iterator[EventOut | StudyOut | None]:
+    """What is seen of a study until it has ended, or for a number of seconds.
+
+    A stream may stay silent for longer than the time that is left; then the service is asked to answer in that time.
+    """
+    from service.client.follow import follow as follow_over
+
+    if limit is None:
+        yield from follow_over(client, study_id, silence=_SILENCE_SECONDS)
+        return
+    over = time.monotonic() + limit
+    for each in follow_over(client, study_id, silence=_SILENCE_SECONDS):
+        yield each
+        if over - time.monotonic() <= _SILENCE_SECONDS:
+            yield from _looks(client, study_id, over)
+            return
+
+
+def _looks(client: Client, study_id: str, over: float) -> Iterator[StudyOut]:
+    """Looks at a study until it has ended, or for the rest of the time, through a service that restarts."""
+    while (left := over - time.monotonic()) > 0:
+        try:
+            study = client.get_study(study_id, wait=left)
+        except UnavailableError:
+            study = None
+        if study is not None:
+            yield study
+            if study.done:
+                return
+        time.sleep(max(0.0, min(_RETRY_SECONDS, over - time.monotonic())))
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM becomes `KeyboardInterrupt`: a container's end, too, leaves time to say how it stands.
+
+    Yields:
+        While that holds; outside of the main thread, which alone has signals, it does not.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End as if by Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def say(line: str) -> None:

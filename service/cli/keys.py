@@ -85,9 +85,10 @@ def create(
     if as_json:
         print_json(made)
         return
-    typer.echo(made.key)
+    # Before the key: where that can't be written, its id tells which one to revoke.
     for line in made_lines(made):
         typer.echo(f"cliptune: {line}", err=True)
+    typer.echo(made.key)
 
 
 @app.command()

@@ -34,7 +34,6 @@ def serve(host: HostOption = None, port: PortOption = None, as_json: JsonOption 
 
     @contextlib.contextmanager
     def beside() -> Iterator[None]:
-        # The sender first: it may refuse its settings, and then no worker is started.
         with SenderThread(settings), WorkerProcess():
             yield
 

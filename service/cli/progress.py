@@ -58,13 +58,21 @@ class StudyView:
     has_ended: bool = False
 
     def fold(self, event: EventOut | StudyOut | None) -> StudyView:
-        """The view after an event, or after a look at the study; an unknown kind and a sign of life change nothing."""
+        """The view after an event, or after a look at the study.
+
+        A sign of life changes nothing, nor does what a newer service may send: another kind, or other fields in it.
+        """
         if event is None:
             return self
         if isinstance(event, StudyOut):
             return dataclasses.replace(self, study=event)
         change = getattr(self, f"_on_{event.kind}", None)
-        return self if change is None else dataclasses.replace(self, **change(event.payload))
+        if change is None:
+            return self
+        try:
+            return dataclasses.replace(self, **change(event.payload))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return self
 
     def _on_acquired(self, payload: dict[str, Any]) -> dict[str, Any]:
         return {

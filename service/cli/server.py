@@ -41,9 +41,13 @@ def serve_api(
 
     Raises:
         DatabaseError: if the database can't be reached, written or upgraded.
-        SettingsError: if the address can't be bound or ``home`` can't be made.
+        SettingsError: if a CLIPTUNE_WEBHOOK_ setting can't be used, or the address can't be bound.
     """
+    from service.webhooks.sender import read_settings
+
     configure_logs(settings)
+    # Before anything is made or bound, like every bad setting.
+    read_settings(settings)
     prepare_home(settings)
     database = Database(settings.resolved_database_url, journal_mode=settings.sqlite_journal_mode)
     try:

@@ -240,9 +240,9 @@ def _follow(client: Client, study: StudyOut, *, as_json: bool, limit_minutes: fl
     """
     from service.cli.following import StillRunningError, say, wait_for_study
 
-    in_time = wait_for_study(client, study, quiet=as_json, limit_minutes=limit_minutes)
+    wait_for_study(client, study, quiet=as_json, limit_minutes=limit_minutes)
     ended = client.get_study(study.id)
-    if not (in_time or ended.done) and limit_minutes is not None:
+    if limit_minutes is not None and not ended.done:
         raise StillRunningError(study.id, limit_minutes)
     if as_json:
         print_json(ended)

@@ -121,7 +121,7 @@ def parse_parameter(text: str) -> tuple[str, Any]:
         raise typer.BadParameter(f"--param must be NAME=VALUE, got {text!r}")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 
@@ -140,8 +140,9 @@ def read_spec(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        document = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        # With or without the mark that editors on Windows begin a file with.
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"--spec {file}: {error}") from None
     if not isinstance(document, dict):
         raise typer.BadParameter(f"--spec {file} must hold a JSON object")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from service.ci.origin import Origin
     from service.ci.tuning import Wait
     from service.client import Client
-    from service.client.client import Submission
+    from service.client.studies import Submission
 
 #: Minutes that a pipeline waits unless it is told otherwise.
 _TIMEOUT_MINUTES = 20.0
@@ -104,7 +105,6 @@ def tune(
     from service.cli.following import say
 
     paths = tuple(files or ())
-    _require_consistent(paths, key=key, is_kept=write_lock)
     places = outlets(format_name, also or ())
     question = question_of(
         spec,
@@ -121,6 +121,7 @@ def tune(
         effect=effect,
         name=name,
     )
+    _require_consistent(paths, question, key=key, is_kept=write_lock, is_anew=again)
     root = find_root(Path())
     check = Question(
         paths=paths,
@@ -148,12 +149,19 @@ def tune(
     publish(outcome.report, places, outcome.notes)
 
 
-def _require_consistent(paths: tuple[Path, ...], *, key: str | None, is_kept: bool) -> None:
-    """Refuse options that have nothing to work on.
+def _require_consistent(
+    paths: tuple[Path, ...], question: Mapping[str, Any], *, key: str | None, is_kept: bool, is_anew: bool
+) -> None:
+    """Refuse options that have nothing to work on, or that contradict one another.
 
     Raises:
-        BadParameter: if they have not.
+        BadParameter: if they do.
     """
+    name = question.get("name")
+    if is_anew and name is not None:
+        raise typer.BadParameter(
+            f"--again asks for another study, and the name {name!r} belongs to one: leave the name out"
+        )
     if is_kept and not paths:
         raise typer.BadParameter("--write-lock keeps what configs are judged by: name the configs")
     if key is not None and not paths:
@@ -187,7 +195,7 @@ def _waiting(limit_minutes: float | None) -> Wait:
 
     def wait(client: Client, submission: Submission) -> None:
         study = submission.study
-        known = "" if submission.is_new else f"   submitted before for this commit, {study.state}"
+        known = "" if submission.is_new else f"   submitted before, {study.state}"
         say(f"study {study.id}   {client.url}/v1/studies/{study.id}{known}")
         if not study.done:
             wait_for_study(client, study, limit_minutes=limit_minutes)

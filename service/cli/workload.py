@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.cli.study import JsonOption, parse_parameter
-from service.errors import TrainingError
 
 if TYPE_CHECKING:
-    from service.launchers.local import LocalLauncher, TrainingProcess
+    from service.launchers.local import LocalLauncher
     from tuner.user_loop.findings import Checked, Finding
     from tuner.workloads.registrations import Registrations
 
-#: How often the process is looked at while it trains, in seconds.
-_WAIT_SECONDS = 1.0
 #: Width of the columns before a finding's sentence.
 _STANDING, _ABOUT = 6, 15
 
@@ -147,33 +145,13 @@ def _registered(workload: str, installed: Registrations) -> tuple[str, Registrat
 
 
 def _answer(launcher: LocalLauncher, request: dict[str, Any]) -> Checked:
+    from service.launchers.probing import receive
+    from tuner.user_loop.findings import Checked
+
     process = launcher.launch()
     try:
         process.send(request)
-        return _receive(process)
+        # A check is silent until it is through, however many steps it was asked for.
+        return receive(process, Checked, math.inf)
     finally:
         process.stop()
-
-
-def _receive(process: TrainingProcess) -> Checked:
-    """The answer to a check.
-
-    Raises:
-        ProbeFailedError: as `_check`.
-        TrainingError: if the process breaks.
-    """
-    from service.launchers.probing import refuse
-    from service.launchers.protocol import Broken, Done
-    from tuner.user_loop.findings import Checked
-
-    checked: Checked | None = None
-    while True:
-        message = process.receive(_WAIT_SECONDS)
-        if isinstance(message, Checked):
-            checked = message
-        elif isinstance(message, Broken):
-            refuse(message)
-        elif isinstance(message, Done):
-            if checked is None:
-                raise TrainingError("the training process found nothing", cause="bad_output")
-            return checked

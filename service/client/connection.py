@@ -48,8 +48,8 @@ class Connection:
         identity: gives an identity token for each request, instead of a key.
 
     Raises:
-        UnavailableError: ``service_unreachable`` if the address is none, or the environment's proxies or certificates
-            can't be used.
+        UnavailableError: ``service_unreachable`` if the address is none or holds a password, or if the environment's
+            proxies or certificates can't be used.
         UnauthorizedError: ``key_malformed`` if the key can't be sent.
     """
 
@@ -76,6 +76,13 @@ class Connection:
             address = httpx2.URL(self.url)
         except httpx2.InvalidURL as error:
             raise self._unreachable(error) from error
+        if address.userinfo:
+            # They would be sent in the key's place.
+            raise UnavailableError(
+                "the service's address holds a user or a password, which lets nobody in here: take them out, and set "
+                "CLIPTUNE_API_KEY",
+                code="service_unreachable",
+            )
         try:
             self._http = httpx2.Client(
                 base_url=address,
@@ -87,8 +94,8 @@ class Connection:
         except (httpx2.InvalidURL, ImportError, OSError, ValueError) as error:
             # SOCKS without its package, a proxy that is none, a file of certificates that is not there.
             raise UnavailableError(
-                f"nothing can be sent from here ({error}): correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY and SSL_CERT_FILE in "
-                "the environment, or take them out",
+                f"nothing can be sent from here ({error}): correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY and "
+                "SSL_CERT_FILE in the environment, or take them out",
                 code="service_unreachable",
             ) from error
 
@@ -220,10 +227,10 @@ class Connection:
 
 
 def is_sendable(secret: str) -> bool:
-    """Whether a header can carry a secret. What can't be carried is told in errors, secret and all, by who refuses it.
+    r"""Whether a header can carry a secret. What can't be carried is told in errors, secret and all, by who refuses it.
 
     Example:
-        >>> is_sendable("cliptune_live_0a1B2c3D"), is_sendable("cliptune_live_0a1B2c3D "), is_sendable("a\\nb")
+        >>> is_sendable("cliptune_live_0a1B2c3D"), is_sendable("cliptune_live_0a1B2c3D "), is_sendable("a\nb")
         (True, False, False)
     """
     return secret.isascii() and secret.isprintable() and secret == secret.strip()

@@ -60,7 +60,9 @@ class GitHubIdentity:
         if not is_web_address(request_url.partition("?")[0]):
             raise IdTokenUnavailableError("ACTIONS_ID_TOKEN_REQUEST_URL is no https address")
         if not is_sendable(request_token):
-            raise IdTokenUnavailableError("ACTIONS_ID_TOKEN_REQUEST_TOKEN has a space or a line end at an end")
+            raise IdTokenUnavailableError(
+                "ACTIONS_ID_TOKEN_REQUEST_TOKEN has characters that no header can carry"
+            )
         self._request_url = request_url
         self._request_token = request_token
         self._audience = audience

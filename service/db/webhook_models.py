@@ -50,6 +50,7 @@ class DeliveryRow(Base):
         Index("ix_cliptune_deliveries_created", "created_at"),
         Index(
             "ix_cliptune_deliveries_pending",
+            "webhook_id",
             "run_after",
             "id",
             sqlite_where=text("state = 'pending'"),

@@ -63,8 +63,8 @@ class Issuer:
 
         Raises:
             UnauthorizedError: ``token_untrusted`` if the issuer has no such key.
-            UnavailableError: ``token_unverifiable`` if its keys can't be had, or two have this id, or it has none with
-                this id in its last answer but did not give one since.
+            UnavailableError: ``token_unverifiable`` if its keys can't be had, if two have this id, or if none has but
+                the issuer did not answer when it was asked again.
         """
         if self._is_due(key_id, algorithm):
             with self._lock:
@@ -98,7 +98,14 @@ class Issuer:
             self._keys = KeySet(_fetch(self._key_address()))
             self._fetched_at = self._clock()
             self._failure = ""
-        except (httpx2.HTTPError, httpx2.InvalidURL, ImportError, OSError, ValueError, RecursionError) as error:
+        except (
+            httpx2.HTTPError,
+            httpx2.InvalidURL,
+            ImportError,
+            OSError,
+            ValueError,
+            RecursionError,
+        ) as error:
             self._failure = str(error) or type(error).__name__
             _log.warning(
                 "an issuer's keys could not be fetched",

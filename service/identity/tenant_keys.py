@@ -137,7 +137,8 @@ def revoke(session: Session, *, tenant_id: str, key_id: str) -> KeyOut:
     if admins == {row.id}:
         raise ConflictError(
             f"the key {row.id} is the last live key with the scope admin, and without one nobody could make keys: make "
-            "another one first (`cliptune keys create --label NAME --scope admin`), then revoke this one with it",
+            "another one first (`cliptune keys create --label NAME --scope admin --never-expires`), then revoke this "
+            "one with it",
             code="last_admin_key",
         )
     revoke_key(session, row.id, now)
@@ -151,6 +152,8 @@ def _find(session: Session, tenant_id: str, key_id: str) -> KeyRow:
     Raises:
         KeyNotFoundError: if there is none.
     """
+    if not key_id.isprintable():
+        raise KeyNotFoundError()  # PostgreSQL refuses to look for a NUL
     statement = select(KeyRow).where(KeyRow.tenant_id == tenant_id, KeyRow.id == key_id)
     row = session.execute(statement).scalar_one_or_none()
     if row is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import tuner.errors
 from service.errors import ServiceError, TrainingError
@@ -21,6 +22,9 @@ from tuner.training.cohort import ProbeMeasured
 _START_SECONDS = 120.0
 #: How often the process is looked at while it measures, in seconds.
 _WAIT_SECONDS = 1.0
+#: Gradients of a worker's probe, which stays within the time of a stall: `tuner.training.probe.NUM_BATCHES`.
+_USUAL_BATCHES = 100
+Told = TypeVar("Told")
 
 
 class ProbeFailedError(ServiceError):
@@ -42,6 +46,7 @@ class Prober:
 
     def __init__(self, settings: Settings) -> None:
         self._launcher = LocalLauncher.of(settings)
+        self._stall_seconds = settings.stall_seconds
         self._process: TrainingProcess | None = None
         self._catalogue: Catalogue | None = None
 
@@ -108,7 +113,7 @@ class Prober:
         Raises:
             ModuleNotFoundError: without torch.
             ProbeFailedError: if there is no usable gradient, or the model can't be trained.
-            TrainingError: if the workload's code raises, or the process breaks.
+            TrainingError: if the workload's code raises or hangs, or the process breaks.
         """
         process = self._started()
         request: dict[str, Any] = {
@@ -119,7 +124,9 @@ class Prober:
         }
         given = {"num_batches": num_batches, "num_steps": num_steps}
         process.send(request | {name: value for name, value in given.items() if value is not None})
-        return receive(process)
+        # The gradients of a workload's class are measured in silence.
+        patience = self._stall_seconds * max(1, (num_batches or 0) / _USUAL_BATCHES)
+        return receive(process, ProbeMeasured, patience).reference
 
     def _described(self) -> Catalogue:
         if self._catalogue is None:
@@ -134,30 +141,41 @@ class Prober:
         return self._process
 
 
-def receive(process: TrainingProcess) -> Reference:
-    """The answer to a probe request.
+def receive(process: TrainingProcess, kind: type[Told], stall_seconds: float) -> Told:
+    """The answer to a request.
 
     Args:
         process: that was asked.
+        kind: of the answer.
+        stall_seconds: silence after which it counts as hung.
 
     Returns:
-        What it measured.
+        What it told.
 
     Raises:
         ProbeFailedError: if it could not.
-        TrainingError: if the process breaks.
+        TrainingError: if the process breaks, or says nothing for too long.
     """
-    reference: Reference | None = None
+    told: Told | None = None
+    heard = time.monotonic()
     while True:
-        message = process.receive(_WAIT_SECONDS)
-        if isinstance(message, ProbeMeasured):
-            reference = message.reference
+        message = process.receive(min(_WAIT_SECONDS, stall_seconds))
+        if message is not None:
+            heard = time.monotonic()
+        elif time.monotonic() - heard >= stall_seconds:
+            raise TrainingError(
+                f"the training process said nothing for {stall_seconds:g} s: the workload's code hangs, or "
+                "CLIPTUNE_STALL_SECONDS is too short for it",
+                cause="stall",
+            )
+        if isinstance(message, kind):
+            told = message
         elif isinstance(message, Broken):
             refuse(message)
         elif isinstance(message, Done):
-            if reference is None:
-                raise TrainingError("the training process measured nothing", cause="bad_output")
-            return reference
+            if told is None:
+                raise TrainingError("the training process gave no answer", cause="bad_output")
+            return told
 
 
 def refuse(broken: Broken) -> NoReturn:

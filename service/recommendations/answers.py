@@ -19,7 +19,7 @@ from service.db.clock import database_now
 from service.db.models import RecommendationRow
 from service.recommendations.fingerprint import study_fingerprint
 from service.schemas import NeighbourOut, RecommendationOut
-from service.webhooks.outbox import record_recommendation
+from service.webhooks.outbox import await_turn, record_recommendation
 from tuner.evidence import Recommendation, Reference
 from tuner.methods import get_method
 from tuner.spec import StudySpec
@@ -63,15 +63,17 @@ def store(
     Returns:
         What was stored.
     """
-    created_at = database_now(session, now)
     method = get_method(recommendation.setting.method)
     features = None if reference is None else reference.features
+    fingerprint = study_fingerprint(spec, features)
+    await_turn(session, tenant_id, fingerprint)
+    created_at = database_now(session, now)
     answer = RecommendationOut(
         id=str(uuid.uuid4()),
         study_id=study_id,
         version=1 + _newest_version(session, study_id),
         workload=spec.workload,
-        fingerprint=study_fingerprint(spec, features),
+        fingerprint=fingerprint,
         parameters=dict(spec.parameters),
         created_at=datetime.fromtimestamp(created_at / 1000, UTC),
         threshold_name=method.threshold_name,

@@ -1,17 +1,19 @@
 """The outbox as senders see it: take one delivery, send it, write what came of it.
 
 At least once: a sender takes a delivery under an owner of its own and until a moment; what it writes counts only while
-it still owns it. One that dies between sending and writing leaves it to be sent again.
+it still owns it. One that dies between sending and writing leaves it to be sent again. Webhooks take turns, whatever
+waits for each: a backlog is nobody's trouble but its receiver's.
 """
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from sqlalchemy import Select, delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, delete, literal, select, update
+from sqlalchemy.orm import Session, aliased
 
 from service.db.clock import database_now
 from service.db.models import DeliveryRow, WebhookRow
@@ -24,6 +26,10 @@ from service.webhooks.registry import drop_old_secrets, valid_secrets
 LEASE_MS = 60_000
 #: How long deliveries are kept, in milliseconds.
 KEEP_MS = 30 * 86_400_000
+#: Most deliveries that one transaction deletes, so that none lasts long.
+SWEEP_BATCH = 1_000
+#: Written into the statement, so that every planner sees that the index of what is pending fits.
+_PENDING = literal(str(DeliveryState.PENDING), literal_execute=True)
 
 
 def _database_clock() -> int | None:
@@ -69,9 +75,12 @@ class Deliveries:
     def __init__(self, database: Database, *, now: Callable[[], int | None] = _database_clock) -> None:
         self._database = database
         self._now = now
+        #: When each webhook had its last turn with this object, as a number that rises.
+        self._turns: dict[str, int] = {}
+        self._turn = itertools.count(1)
 
     def acquire(self, busy: Collection[str] = ()) -> Held | None:
-        """Take the delivery that has been ready longest.
+        """Take a delivery of the webhook whose last turn is longest ago, among equals the one that is ready longest.
 
         Args:
             busy: webhooks to leave out, because this sender sends to them already.
@@ -81,11 +90,20 @@ class Deliveries:
         """
         # An idle poll takes no lock: on SQLite there is only one.
         with self._database.read() as session:
-            if session.execute(_ready(database_now(session, self._now()), busy)).first() is None:
-                return None
+            found = session.execute(_waiting(database_now(session, self._now()), busy)).all()
+        ready = sorted(found, key=lambda row: (self._turns.get(row.webhook_id, 0), row.run_after, row.id))
+        for row in ready:
+            held = self._take(row.webhook_id)
+            if held is not None:
+                self._turns[held.webhook_id] = next(self._turn)
+                return held
+        return None
+
+    def _take(self, webhook_id: str) -> Held | None:
+        """The first delivery of a webhook that is ready and that no other sender takes at this moment."""
         with self._database.write() as session:
             now = database_now(session, self._now())
-            locked = _ready(now, busy).with_for_update(of=DeliveryRow, skip_locked=True)
+            locked = _ready(now, webhook_id).with_for_update(of=DeliveryRow, skip_locked=True)
             found = session.execute(locked).first()
             if found is None:
                 return None
@@ -154,19 +172,25 @@ class Deliveries:
             now = database_now(session, self._now())
             drop_old_secrets(session, now)
             _give_up_lost(session, now)
-            old = delete(DeliveryRow).where(DeliveryRow.created_at < now - KEEP_MS).returning(DeliveryRow.id)
-            return len(session.scalars(old).all())
+        total = 0
+        while True:
+            with self._database.write() as session:
+                count = _delete_old(session, now - KEEP_MS)
+            total += count
+            if count < SWEEP_BATCH:
+                return total
 
 
-def _ready(now: int, busy: Collection[str]) -> Select[DeliveryRow, WebhookRow]:
+def _ready(now: int, webhook_id: str) -> Select[DeliveryRow, WebhookRow]:
+    """The delivery of a webhook that has been ready longest."""
     return (
         select(DeliveryRow, WebhookRow)
         .join(WebhookRow, WebhookRow.id == DeliveryRow.webhook_id)
         .where(
-            DeliveryRow.state == str(DeliveryState.PENDING),
+            DeliveryRow.webhook_id == webhook_id,
+            DeliveryRow.state == _PENDING,
             DeliveryRow.run_after <= now,
             DeliveryRow.attempt < MAX_ATTEMPTS,
-            DeliveryRow.webhook_id.not_in(busy),
             WebhookRow.disabled_at.is_(None),
         )
         .order_by(DeliveryRow.run_after, DeliveryRow.id)
@@ -174,9 +198,45 @@ def _ready(now: int, busy: Collection[str]) -> Select[DeliveryRow, WebhookRow]:
     )
 
 
+def _waiting(now: int, busy: Collection[str]) -> Select[str, int, str]:
+    """Of each webhook that is not busy the delivery that has been ready longest; one look into the index for each."""
+    first = (
+        select(DeliveryRow.id)
+        .where(
+            DeliveryRow.webhook_id == WebhookRow.id,
+            DeliveryRow.state == _PENDING,
+            DeliveryRow.run_after <= now,
+            DeliveryRow.attempt < MAX_ATTEMPTS,
+        )
+        .order_by(DeliveryRow.run_after, DeliveryRow.id)
+        .limit(1)
+        .correlate(WebhookRow)
+        .scalar_subquery()
+    )
+    row = aliased(DeliveryRow)
+    return (
+        select(row.webhook_id, row.run_after, row.id)
+        .join(WebhookRow, row.id == first)
+        .where(WebhookRow.disabled_at.is_(None), WebhookRow.id.not_in(busy))
+    )
+
+
+def _delete_old(session: Session, until: int) -> int:
+    """Delete some of the deliveries that were made before a moment.
+
+    Returns:
+        How many; less than a batch if none is left.
+    """
+    old = select(DeliveryRow.id).where(DeliveryRow.created_at < until).limit(SWEEP_BATCH)
+    # What another sender deletes just now is left to it.
+    locked = old.with_for_update(skip_locked=True)
+    deleted = delete(DeliveryRow).where(DeliveryRow.id.in_(locked)).returning(DeliveryRow.id)
+    return len(session.scalars(deleted).all())
+
+
 def _give_up_lost(session: Session, now: int) -> None:
     lost = update(DeliveryRow).where(
-        DeliveryRow.state == str(DeliveryState.PENDING),
+        DeliveryRow.state == _PENDING,
         DeliveryRow.run_after <= now,
         DeliveryRow.attempt >= MAX_ATTEMPTS,
     )

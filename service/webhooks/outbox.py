@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from service.db.clock import database_now
@@ -72,13 +72,27 @@ def record_study_end(
     _write(session, [each.id for each in listening], event, content, now)
 
 
+def await_turn(session: Session, tenant_id: str, fingerprint: str) -> None:
+    """Have the recommendations for one training stored one after the other.
+
+    Two at once would both be compared with the one before both, and the change from one to the other be lost. SQLite
+    has a single writer anyway.
+
+    Args:
+        session: the transaction that will store one; its end is the end of its turn.
+        tenant_id: whose.
+        fingerprint: of what is trained.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        turn = func.hashtextextended(f"recommendation {tenant_id} {fingerprint}", 0)
+        session.execute(select(func.pg_advisory_xact_lock(turn)))
+
+
 def record_recommendation(session: Session, row: RecommendationRow, now: int | None = None) -> None:
     """Tell of a recommendation whose verdict or setting is not that of the newest one before for the same training.
 
-    Of two studies that end in the same moment each sees the one before both.
-
     Args:
-        session: the transaction that stores it.
+        session: the transaction that stores it, in its turn since before the row got its time.
         row: the recommendation, stored or about to be.
         now: replaces the database's clock in tests, in milliseconds.
     """

@@ -18,7 +18,8 @@ MAX_ATTEMPTS = len(DELAYS_SECONDS) + 1
 JITTER = 0.1
 #: Longest wait that a receiver's Retry-After is granted, in seconds.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
-#: A webhook without a success for so long since its first failure is switched off, in milliseconds.
+#: A webhook without a success for so long since its first failure is switched off as soon as an event has used up its
+#: attempts, in milliseconds. The time alone is not enough: nothing may have been sent meanwhile.
 DISABLE_AFTER_MS = 5 * 86_400_000
 _GONE = 410
 #: Statuses whose Retry-After counts.
@@ -96,7 +97,7 @@ def decide(attempted: Attempted, *, failing_since: int | None, now: int, jitter:
     reason = None
     if attempted.status == _GONE:
         reason = "the receiver answered 410 Gone"
-    elif now - since >= DISABLE_AFTER_MS:
+    elif attempted.attempt >= MAX_ATTEMPTS and now - since >= DISABLE_AFTER_MS:
         reason = f"every attempt failed for {DISABLE_AFTER_MS // 86_400_000} days"
     if attempted.attempt >= MAX_ATTEMPTS:
         return DeliveryDecision(DeliveryState.FAILED, 0.0, since, reason)

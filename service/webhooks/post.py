@@ -146,7 +146,7 @@ class Poster:
         except OSError as error:
             raise PostError(f"the connection failed: {error.strerror or 'closed'}") from None
         except http.client.HTTPException:
-            raise PostError("the answer is not HTTP") from None
+            raise PostError("the answer is not HTTP, or its head was cut off") from None
 
     def _encrypted(self, plain: socket.socket, target: Target, deadline: _Deadline) -> socket.socket:
         plain.settimeout(deadline.left())
@@ -244,7 +244,17 @@ class _Readable:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         del mode
-        return io.BufferedReader(self._reader)
+        return _WholeLines(self._reader)
+
+
+class _WholeLines(io.BufferedReader):
+    """Lines with their end: to `http.client` the end of the connection is the end of the head too."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        if not line.endswith(b"\n") and len(line) != size:
+            raise http.client.IncompleteRead(line)
+        return line
 
 
 class _BoundedReader(io.RawIOBase):

@@ -1,12 +1,13 @@
 """Sends what is in the outbox: a loop that takes deliveries, a few threads that post them.
 
-One delivery per webhook at a time, so that a receiver that hangs holds up nobody but itself. Several senders on one
-database share the work.
+One delivery per webhook at a time, and the webhooks in turn, so that receivers that hang hold up the others for seconds
+at most. Several senders on one database share the work.
 """
 
 from __future__ import annotations
 
 import random
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -74,21 +75,21 @@ class Sender:
             while not self._stopping.is_set():
                 self._wake.clear()
                 try:
-                    if time.monotonic() - swept >= _SWEEP_SECONDS:
-                        self._deliveries.sweep()
-                        swept = time.monotonic()
                     while self._start_one(threads):
                         pass
+                    if time.monotonic() - swept >= _SWEEP_SECONDS:
+                        # Noted first: what can't be swept now may wait, what is to be sent may not.
+                        swept = time.monotonic()
+                        self._deliveries.sweep()
                 except SQLAlchemyError as error:
-                    log.warning(
-                        "outbox not read",
-                        action="outbox_unavailable",
-                        error=str(getattr(error, "orig", error)),
-                    )
+                    log.warning("outbox not read", action="outbox_unavailable", error=_cause(error))
+                except Exception:
+                    # Such as an error of SQLite while it opens the file, which comes bare.
+                    log.exception("reading the outbox broke", action="outbox_broke")
                 self._wake.wait(self._poll_seconds)
 
     def deliver_one(self) -> bool:
-        """Deliver in this thread what has been ready longest.
+        """Deliver one event in this thread.
 
         Returns:
             Whether there was something.
@@ -116,7 +117,7 @@ class Sender:
             self._send(held)
         except SQLAlchemyError as error:
             # Its lease runs out, and it is sent again.
-            log.warning("delivery left", action="delivery_left", id=held.delivery_id, error=str(error))
+            log.warning("delivery left", action="delivery_left", id=held.delivery_id, error=_cause(error))
         except Exception:
             # A bug of ours costs an attempt, not the sender.
             log.exception("delivering broke", action="delivery_broke", id=held.delivery_id)
@@ -168,7 +169,7 @@ def sender_of(settings: Settings, database: Database) -> Sender:
 
     Args:
         settings: of this process.
-        database: migrated and reachable.
+        database: migrated and reachable before the sender is started.
 
     Returns:
         The sender, not started.
@@ -176,6 +177,26 @@ def sender_of(settings: Settings, database: Database) -> Sender:
     Raises:
         SettingsError: if a CLIPTUNE_WEBHOOK_ setting can't be used.
     """
+    allowance, context = read_settings(settings)
+    return Sender(Deliveries(database), Poster(allowance, context), allowance)
+
+
+def read_settings(settings: Settings) -> tuple[Allowance, ssl.SSLContext]:
+    """What the CLIPTUNE_WEBHOOK_ settings mean.
+
+    Args:
+        settings: of this process.
+
+    Returns:
+        Where webhooks may go, and whom they trust.
+
+    Raises:
+        SettingsError: if one can't be used.
+    """
     allowance = Allowance.parse(settings.webhook_allow, settings.webhook_ports)
-    poster = Poster(allowance, trusting(settings.webhook_ca_file))
-    return Sender(Deliveries(database), poster, allowance)
+    return allowance, trusting(settings.webhook_ca_file)
+
+
+def _cause(error: SQLAlchemyError) -> str:
+    """What the database said, without the statement."""
+    return str(getattr(error, "orig", error))

@@ -29,15 +29,16 @@ def run_sender(settings: Settings) -> None:
     database = _open(settings)
     try:
         sender = sender_of(settings, database)
+        database.wait_until_reachable(settings.database_wait_seconds)
+        wait_for_schema(database, settings.database_wait_seconds)
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             del number, frame
             sender.stop()
 
+        # Not before: while the database is waited for nothing is under way, and a signal ends the process.
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, on_signal)
-        database.wait_until_reachable(settings.database_wait_seconds)
-        wait_for_schema(database, settings.database_wait_seconds)
         log.info("sender ready", action="sender_ready", database=database.dialect)
         sender.deliver()
         log.info("sender stopped", action="sender_stopped")

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from service.errors import InvalidRequestError, SettingsError
+from service.schemas.webhooks import MAX_WEBHOOK_URL
 from service.webhooks.address import Address, Network, is_public, parse_address, unwrapped
 
-#: Longest URL, in characters.
-MAX_URL = 2000
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 #: Parts that some resolvers read as (part of) an IPv4 address: decimal, octal, hexadecimal.
@@ -138,10 +137,10 @@ def parse_target(url: str, allowance: Allowance) -> Target:
         ...
         service.webhooks.target.WebhookRefusedError: url has an address that is not public: ...
     """
-    if len(url) > MAX_URL or not (url.isascii() and url.isprintable()) or " " in url or "\\" in url:
+    if len(url) > MAX_WEBHOOK_URL or not (url.isascii() and url.isprintable()) or " " in url or "\\" in url:
         raise WebhookRefusedError(
-            f"must be at most {MAX_URL} printable ASCII characters without spaces and backslashes: write a host in "
-            "another script as xn--..., other characters as %.."
+            f"must be at most {MAX_WEBHOOK_URL} printable ASCII characters without spaces and backslashes: write a "
+            "host in another script as xn--..., other characters as %.."
         )
     try:
         parts = urlsplit(url)

@@ -11,6 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+#: A status by which the server answers with what is no HTTP.
+NO_HTTP = 0
+
 
 class Comments(ThreadingHTTPServer):
     """Comments of one pull request, those of others first; ``status`` is what every request is answered with."""
@@ -73,6 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, document: Any) -> None:
         self.server.calls.append((self.command, self.path, self.headers["Authorization"]))
+        if self.server.status == NO_HTTP:
+            self.wfile.write(b"good morning\r\n\r\n")
+            return
         content = json.dumps(document).encode()
         self.send_response(status if self.server.status < 300 else self.server.status)
         if self.server.location:

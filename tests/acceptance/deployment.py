@@ -30,7 +30,7 @@ STUDY = {
     "cohort_size": 4,
 }
 #: The same with so many steps that a test can interfere.
-LONG_STUDY = STUDY | {"num_steps": 2500}
+LONG_STUDY = STUDY | {"num_steps": 1500}
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = 90.0) -> T:

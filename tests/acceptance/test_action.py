@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from acceptance.comments import Comments, comments_served
+from acceptance.comments import NO_HTTP, Comments, comments_served
 from acceptance.pipeline import STUDY, Repository, tune
 from acceptance.runner import Finished, Runner, installing
 
@@ -28,6 +31,10 @@ INPUTS = {
     "mode": "check", "fail-on": "outside", "tolerance": "", "on-service-error": "warn", "wait": "true",
     "timeout-minutes": "20", "comment": "false",
 }  # fmt: skip
+#: Inputs that may be given empty, as an expression that has no value.
+WITH_DEFAULTS = (
+    "mode", "framework", "fail_on", "on_service_error", "offline", "write_lock", "wait", "timeout_minutes",
+)  # fmt: skip
 OUTPUTS = {
     "study-id", "study-url", "status", "current", "recommended", "low", "high", "verdict", "report-path",
 }  # fmt: skip
@@ -121,11 +128,13 @@ def test_checkout_of_the_action_is_installed(installed: Finished) -> None:
 
 
 @pytest.mark.slow
-def test_named_version_is_what_is_asked_for(installed: Finished) -> None:
+def test_named_version_is_what_is_asked_for(installed: Finished, tmp_path: Path) -> None:
     temp = Path(installed.steps["install"]["python"]).parents[2]
-    runner = installing(temp, PIP_NO_INDEX="1")
+    (tmp_path / "logging.py").write_text("raise SystemExit('a module of the repository')")
+    runner = replace(installing(temp, PIP_NO_INDEX="1", PYTHONPATH=str(tmp_path)), workspace=tmp_path)
     finished = runner.use(only="install", version="9.8.7")
-    assert finished.code == 1 and "cliptune==9.8.7" in finished.log
+    assert finished.code == 2 and "cliptune==9.8.7" in finished.log
+    assert "::error title=cliptune::cliptune could not be installed" in finished.log
     again = runner.use(only="install")
     assert (again.code, again.log) == (0, ""), "what is there is not installed again"
 
@@ -137,6 +146,14 @@ def test_version_that_is_none_is_refused(tmp_path: Path, version: str) -> None:
     finished = installing(tmp_path).use(only="install", version=version)
     assert finished.code == 2
     assert finished.log.startswith("::error title=cliptune::version is no version such as 0.1.0")
+
+
+@pytest.mark.slow
+def test_environment_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cliptune-environment").write_text("in the way")
+    finished = installing(tmp_path).use(only="install", python="")
+    assert finished.code == 2
+    assert "::error title=cliptune::no environment could be made" in finished.log
 
 
 @pytest.mark.parametrize("python", ["false", "no-such-python"])
@@ -189,8 +206,9 @@ def test_job_s_own_variables_hold_where_no_input_is_given(use: Any, answered: An
         ({"server_url": NOWHERE, "token": "x"}, 0, "be reached"),
         ({"server_url": NOWHERE, "token": "x", "on_service_error": "fail"}, 3, "be reached"),
         ({"server_url": NOWHERE}, 0, "No access key was given"),
+        ({"server_url": NOWHERE, "token": "x"} | dict.fromkeys(WITH_DEFAULTS, ""), 0, "be reached"),
     ],
-    ids=["down", "down and it matters", "fork without a key"],
+    ids=["down", "down and it matters", "fork without a key", "variables that nobody set"],
 )
 def test_outage_is_told_and_fails_only_on_demand(
     use: Any, given: dict[str, str], code: int, words: str
@@ -212,13 +230,14 @@ def test_outage_is_told_and_fails_only_on_demand(
         ({"workload": "w", "comment": "yes"}, "comment is 'yes': use false or true"),
         ({"workload": "w", "mode": "apply"}, "mode apply needs config-file"),
         ({"mode": "tune"}, "mode tune needs spec"),
+        ({"workload": "w", "server_url": "cliptune.example.org"}, "server-url is 'cliptune.example.org'"),
         ({"workload": "w", "mode": "tune", "offline": "true"}, "leave out offline"),
         ({"workload": "w", "tolerance": "x"}, "tolerance"),
         ({"workload": "w", "key": "a.b"}, "name the files"),
     ],
 )
 def test_wrong_input_is_told_in_every_place(use: Any, given: dict[str, str], words: str) -> None:
-    finished = use(server_url=NOWHERE, token="x", **given)
+    finished = use(**{"server_url": NOWHERE, "token": "x"} | given)
     assert finished.code == 2, finished.log
     assert finished.outputs["status"] == "error"
     (annotation,) = [
@@ -231,17 +250,16 @@ def test_wrong_input_is_told_in_every_place(use: Any, given: dict[str, str], wor
 @pytest.mark.slow
 def test_no_input_becomes_a_command_or_an_option(use: Any, repository: Any) -> None:
     hostile = "$(touch pwned) `touch pwned`; touch pwned #'\"\n--exit-zero\n--report=json=pwned"
-    for name in (
-        "config_file",
-        "workload",
-        "framework",
-        "key",
-        "tolerance",
-        "spec",
-        "timeout_minutes",
-        "mode",
+    for given in (
+        {"config_file": hostile, "workload": hostile},
+        {"framework": hostile},
+        {"key": hostile, "config_file": "conf/train.yaml"},
+        {"tolerance": hostile},
+        {"mode": "tune", "spec": hostile},
+        {"mode": "tune", "timeout_minutes": hostile},
+        {"mode": hostile},
     ):
-        finished = use(**{"server_url": NOWHERE, "token": "x", "workload": "w", name: hostile})
+        finished = use(**{"server_url": NOWHERE, "token": "x", "workload": "w"} | given)
         assert finished.code == 2 or finished.outputs["status"] == "unavailable", finished.log
     assert not [path for path in repository.folder.rglob("*") if "pwned" in path.name]
 
@@ -265,6 +283,64 @@ def test_apply_writes_the_value_and_shows_the_difference(check: Any, repository:
     assert check(mode="apply", config_file="conf/gone.yaml").code == 2
     softened = check(server_url=NOWHERE, **given)
     assert softened.code == 0 and softened.outputs["status"] == "unavailable"
+
+
+@pytest.fixture
+def locked(repository: Repository) -> Path:
+    """A config for which the repository's lock recommends 0.42."""
+    shutil.copytree(ROOT / "tests" / "data" / "hook", repository.folder, dirs_exist_ok=True)
+    return repository.config
+
+
+@pytest.mark.slow
+def test_apply_in_a_file_with_a_long_line_ends(use: Any, locked: Path) -> None:
+    long = ", ".join(map(str, range(30_000)))
+    assert len(long) > 65_536, "more than a pipe and a comment hold"
+    locked.write_text(f"{locked.read_text()}vocabulary: [{long}]\n")
+    finished = use(mode="apply", offline="true", config_file="conf/train.yaml")
+    assert finished.code == 0 and "max_grad_norm: 0.42\n" in locked.read_text()
+    for text in (finished.report, finished.summary):
+        assert "    +max_grad_norm: 0.42" in text and len(text) < 2000
+
+
+def test_what_is_applied_leaves_room_in_a_comment() -> None:
+    block = runpy.run_path(str(ROOT / "action" / "run.py"))["block"]
+    lines = ["ü" * 600] * 40
+    whole = block("Applied", lines[:2], 65_000)
+    assert whole == "\nApplied:\n\n" + 2 * f"    {'ü' * 500} ...\n"
+    cut = block("Applied", lines, 5000)
+    assert 4000 < len(cut.encode()) < 5100 and cut.endswith("\nThe log has 36 lines more.\n")
+    assert block("Applied", [], 0) == ""
+
+
+def test_command_that_was_killed_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "cliptune"
+    command.write_text("#!/bin/sh\necho so far\necho why >&2\nkill -9 $$\n")
+    command.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    run = runpy.run_path(str(ROOT / "action" / "run.py"))["run"]
+    assert run([], {}, captured=True) == (137, "so far\n", "why")
+
+
+@pytest.mark.slow
+def test_what_can_not_be_applied_is_told_in_every_place(use: Any, locked: Path) -> None:
+    locked.write_text("output_dir: out\nper_device_train_batch_size: 8\nlearning_rate: 1.0e-3\n")
+    finished = use(mode="apply", offline="true", config_file="conf/train.yaml")
+    assert (finished.code, finished.outputs["status"]) == (2, "refused"), finished.log
+    for text in (finished.report, finished.summary):
+        assert re.search(r"^Not applied:\n\n    cliptune: .*\[missing_key\]$", text, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_job_s_own_python_settings_do_not_reach_it(use: Any, locked: Path) -> None:
+    for name in ("service", "tuner"):
+        (locked.parents[1] / name).mkdir()
+        (locked.parents[1] / name / "__init__.py").write_text("raise SystemExit('of the repository')")
+    locked.write_text(locked.read_text().replace("max_grad_norm", "# größe 中\nmax_grad_norm"))
+    job = {"PYTHONPATH": ".", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    finished = use(mode="apply", offline="true", config_file="conf/train.yaml", environment=job)
+    assert finished.code == 0 and "+max_grad_norm: 0.42" in finished.log, finished.log
+    assert "# größe 中" in finished.log and "# größe 中" in finished.report
 
 
 # ---- the nightly job ----
@@ -312,6 +388,7 @@ def test_job_that_is_repeated_asks_nothing_again(answered: Any, installed: Finis
 def test_comment_is_made_once_and_then_updated(check: Any, repository: Any, comments: Comments) -> None:
     for _ in range(100):
         comments.write("an opinion", kind="User")
+    comments.kept[0]["user"] = None  # the account was deleted
     foreign = f"{MARKER}\nmy own"
     comments.write(foreign, kind="User")
     job = {"environment": {"GITHUB_API_URL": comments.url}, "event": PULL_REQUEST, "job_token": "ghs_x"}
@@ -332,7 +409,7 @@ def comment(installed: Finished, repository: Any, tmp_path: Path) -> Callable[..
     report = tmp_path / "report.md"
     report.write_text(f"{MARKER}\nall well\n")
 
-    def run(api: str, event: Any = PULL_REQUEST) -> Finished:
+    def run(api: str, event: Any = PULL_REQUEST, report: Path = report) -> Finished:
         job = repository.environment | {"GITHUB_API_URL": api, "GITHUB_REPOSITORY": "octo/nets"}
         runner = Runner(ROOT, repository.folder, tmp_path / "temp", job, event, "ghs_x")
         known = {"install": installed.steps["install"], "cliptune": {"report-path": str(report)}}
@@ -363,10 +440,15 @@ def test_token_goes_nowhere_else(comment: Any, comments: Comments) -> None:
 
 
 @pytest.mark.slow
-def test_comment_without_a_place_for_it_is_passed_over(comment: Any, comments: Comments) -> None:
+def test_comment_without_a_place_for_it_is_passed_over(
+    comment: Any, comments: Comments, tmp_path: Path
+) -> None:
     for event in ({}, {"pull_request": None}, {"pull_request": {"number": "7"}}, []):
         finished = comment(comments.url, event)
         assert finished.code == 0 and "about no pull request" in finished.log
     assert comments.calls == []
     unreachable = comment(NOWHERE)
-    assert unreachable.code == 0 and "::warning title=cliptune::no comment was written" in unreachable.log
+    without_report = comment(comments.url, report=tmp_path / "gone.md")
+    comments.status = NO_HTTP
+    for finished in (unreachable, without_report, comment(comments.url)):
+        assert finished.code == 0 and "::warning title=cliptune::no comment was written" in finished.log

@@ -157,6 +157,13 @@ def test_components_install_the_version_that_they_belong_to() -> None:
     assert {each.inputs["version"]["default"] for each in (CHECK, TUNE)} == {version("cliptune")}
 
 
+def test_backslash_of_an_input_stays_one() -> None:
+    given = {"server_url": NOWHERE, "config_file": r"conf\train.yaml"}
+    job = CHECK.render(**given)
+    assert job["variables"]["CHECK_CONFIG_FILE"]["value"] == r"conf\train.yaml"
+    assert TUNE.render(spec="s.json", **given)["variables"]["TUNE_CONFIG_FILE"]["value"] == r"conf\train.yaml"
+
+
 def test_script_has_no_input_in_it() -> None:
     for component in (CHECK, TUNE):
         script = component.jobs.partition("  script:\n")[2].partition("  artifacts:\n")[0]
@@ -193,6 +200,8 @@ def test_wrong_input_makes_no_pipeline(given: dict[str, Any], words: str) -> Non
 def test_names_of_the_dotenv_report_are_known_as_such() -> None:
     written = {f"CLIPTUNE_{name.upper().replace('-', '_')}" for name in outputs(Report())}
     assert written == REPORTED, "a later job that runs cliptune would be refused for an unknown setting"
+    self_test = (ROOT / "examples" / "gitlab" / "component-test.yml").read_text()
+    assert set(re.findall(r"\$(CLIPTUNE_\w+)", self_test)) <= written
 
 
 # ---- the jobs ----
@@ -238,6 +247,9 @@ def test_inputs_reach_the_check(
 
 
 @pytest.mark.slow
-def test_config_error_ends_the_job_with_its_own_code(run: Any) -> None:
-    ended = run(CHECK.render(server_url=NOWHERE), CLIPTUNE_API_KEY="x")
+def test_config_error_ends_the_job_with_its_own_code(run: Any, repository: Any) -> None:
+    # Nor do modules of the project get in the way, whatever they are called.
+    for name in ("logging", "service", "tuner"):
+        (repository.folder / f"{name}.py").write_text("raise SystemExit('of the project')")
+    ended = run(CHECK.render(server_url=NOWHERE), CLIPTUNE_API_KEY="x", PYTHONPATH=".")
     assert ended.code == 2 and "[workload_not_named]" in ended.log

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -458,14 +460,46 @@ def test_redirect_is_not_followed(issuer: LocalIssuer, elsewhere: Answers) -> No
     assert elsewhere.asked.total() == before
 
 
+def test_key_that_came_while_the_issuer_was_away_is_unverifiable(issuer: LocalIssuer, clock: Clock) -> None:
+    asked = Issuer(issuer.url, clock)
+    asked.find_key("rsa", "RS256")
+    issuer.answers.statuses[KEY_SET] = 503
+    clock.now += LOOK_AGAIN_SECONDS
+    for _ in range(2):
+        assert code_of(lambda: asked.find_key("new", "RS256")) == "token_unverifiable"
+        assert asked.find_key("rsa", "RS256"), "the others count"
+    issuer.restore()
+    clock.now += LOOK_AGAIN_SECONDS
+    assert code_of(lambda: asked.find_key("new", "RS256")) == "token_untrusted"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTP_PROXY", "odd://127.0.0.1:1"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+    ],
+)
+def test_environment_that_can_send_nothing_asks_no_issuer_and_no_runner(
+    issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert code_of(lambda: Issuer(issuer.url).find_key("rsa", "RS256")) == "token_unverifiable"
+    source = GitHubIdentity(f"{issuer.url}/token", "secret", AUDIENCE)
+    assert code_of(source) == "id_token_unavailable"
+
+
 def test_issuer_that_nobody_reaches_is_unverifiable() -> None:
     with pytest.raises(UnavailableError, match=r"keys of http://127\.0\.0\.1:1 can't be had"):
         Issuer("http://127.0.0.1:1").find_key("rsa", "RS256")
 
 
 def test_slow_issuer_is_given_up(issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(issuer_module, "_FETCH_SECONDS", 0.0)
-    with pytest.raises(UnavailableError) as caught:
+    ticks = itertools.count(0.0, 2.6)  # each look at the clock is that much later
+    monkeypatch.setattr(issuer_module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    issuer.answers.bodies[DISCOVERY] = b" " * 200_000
+    with pytest.raises(UnavailableError, match="took more than 5 s") as caught:
         Issuer(issuer.url).find_key("rsa", "RS256")
     assert caught.value.code == "token_unverifiable"
 
@@ -610,6 +644,8 @@ def test_rules_are_read_in_their_order() -> None:
         ({"match": {"project_path": "?/models"}}, "owner written out"),
         ({"match": {"sub": "repo:*"}}, "owner written out"),
         ({"match": {"sub": "project_path:*:ref_type:branch"}}, "owner written out"),
+        ({"match": {"sub": "environment:production:*"}}, "owner written out"),
+        ({"match": {"sub": "workflow:ci:ref:*"}}, "owner written out"),
         ({"match": {"repository": ""}}, "match.repository must be a glob"),
         ({"match": {"repository": ["octo/a"]}}, "match.repository must be a glob"),
         ({"issuer": "http://ci.example"}, "must be an https URL"),
@@ -642,7 +678,10 @@ def test_text_that_is_no_list_of_rules_is_refused(text: str) -> None:
         parse_trust(text)
 
 
-@pytest.mark.parametrize("sub", ["repo:octo/models:*", "organization:octo:pipeline:*", "a subject as it is"])
+@pytest.mark.parametrize(
+    "sub",
+    ["repo:octo/models:*", "organization:octo:pipeline:*", "repository_owner:octo:*", "a subject as it is"],
+)
 def test_subject_with_its_owner_is_enough(sub: str) -> None:
     assert parse_trust(json.dumps([RULE | {"match": {"sub": sub}}]))
 
@@ -717,7 +756,8 @@ def test_token_of_the_runner_is_used_until_a_minute_before_its_end(
 
 
 def test_token_that_does_not_say_when_it_ends_is_asked_for_each_time(runner: Answers) -> None:
-    for odd in ("opaque", "a.b.c", f"a.{part(b'[]')}.c", f"a.{part({'exp': 'x', 'iat': 1})}.c"):
+    odd_claims = (b"[]", {"exp": "x", "iat": 1}, {"exp": 10**400, "iat": 1}, b"[" * 20_000)
+    for odd in ("opaque", "a.b.c", *(f"a.{part(claims)}.c" for claims in odd_claims)):
         runner.bodies["/token"] = {"value": odd}
         runner.asked.clear()
         source = GitHubIdentity(f"{runner.url}/token", "secret", AUDIENCE)
@@ -733,6 +773,7 @@ def test_token_that_does_not_say_when_it_ends_is_asked_for_each_time(runner: Ans
         ({"value": 5}, 200, "something else"),
         ({"value": "\u00e9"}, 200, "something else"),
         ({"value": "a\nb"}, 200, "something else"),
+        ({"value": "a "}, 200, "something else"),
         ({}, 200, "something else"),
         (b"[]", 200, "something else"),
         (b"<html>", 200, "something else"),
@@ -752,6 +793,18 @@ def test_runner_that_gives_no_token_says_what_to_do(
 def test_runner_secret_goes_to_no_odd_address(address: str) -> None:
     with pytest.raises(UnavailableError, match="no https address"):
         GitHubIdentity(address, "secret", AUDIENCE)
+
+
+@pytest.mark.parametrize("secret", ["my-secret ", "my-secret\n", "my-secr\u00e9t"])
+def test_runner_secret_that_no_header_can_carry_is_not_told(secret: str) -> None:
+    with pytest.raises(UnavailableError, match="TOKEN_REQUEST_TOKEN has") as caught:
+        GitHubIdentity("https://runner.example/token", secret, AUDIENCE)
+    assert "my-secr" not in caught.value.detail
+
+
+def test_runner_whose_host_is_no_name_says_so() -> None:
+    source = GitHubIdentity(f"https://{'a' * 64}.example/token", "secret", AUDIENCE)
+    assert code_of(source) == "id_token_unavailable"
 
 
 def test_runner_that_nobody_reaches_says_so() -> None:

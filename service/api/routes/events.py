@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from service import studies
-from service.api.deps import App, Reader, Services, StudyId
+from service.api.deps import App, Reader, Services, StudyId, authenticate_reader
+from service.errors import ProblemError
 from service.schemas import EventOut
 
 router = APIRouter(tags=["studies"])
@@ -21,6 +23,9 @@ router = APIRouter(tags=["studies"])
 #: Waits between two looks at the database, in seconds: short after news, longer while nothing happens.
 _LOOK_SECONDS = (0.1, 0.2, 0.3, 0.5)
 _BATCH = 500
+#: Time between two looks at the reader's key, in seconds: with what is remembered of a key, a revoked one ends its
+#: streams within a minute.
+_KEY_SECONDS = 25.0
 _RECONNECT_MILLISECONDS = 1000
 
 EventId = Annotated[int | None, Query(ge=0, le=2**62, description="Skip events up to this id.")]
@@ -38,6 +43,7 @@ def _visible_study(app: App, principal: Reader, study_id: StudyId) -> str:
 
 @router.get("/v1/studies/{study_id}/events", response_class=EventSourceResponse)
 async def stream_events(
+    request: Request,
     app: App,
     study_id: Annotated[str, Depends(_visible_study)],
     after: EventId = None,
@@ -50,10 +56,16 @@ async def stream_events(
     """
     seen = last_event_id if last_event_id is not None else after or 0
     yield ServerSentEvent(retry=_RECONNECT_MILLISECONDS, comment="cliptune")
-    quiet = 0
+    quiet, checked_at = 0, time.monotonic()
     while True:
         try:
+            if time.monotonic() - checked_at > _KEY_SECONDS:
+                await authenticate_reader(request)
+                checked_at = time.monotonic()
             events, is_done = await run_in_threadpool(_read, app, study_id, seen)
+        except ProblemError:
+            # A reader that may read no longer is told so when it comes back.
+            return
         except SQLAlchemyError as error:
             # The reader comes back with the last id; a problem can't be sent in the middle of a stream.
             cause = str(getattr(error, "orig", error))

@@ -39,8 +39,9 @@ def document(report: Report) -> dict[str, Any]:
         ``sentence``) or null; ``refusals`` (``file``, ``line``, ``code``, ``sentence``); ``judgements``, the worst
         first, with the fields of `service.ci.judgement.Judgement`, settings written as ``METHOD:THRESHOLD``; ``study``,
         the one that was waited for, or null in a check: ``id``, ``url``, ``workload``, its ``state``, the ``ending`` of
-        the waiting (`service.ci.tuned.Ending`), ``verdict`` and ``recommended`` (null without an answer), ``low`` and
-        ``high``, ``reason``, ``sentence``, ``num_seeds``, ``is_replayed``, ``code`` and ``cause`` of a failure.
+        the waiting (`service.ci.tuned.Ending`), its ``verdict`` (null without an answer), ``recommended``, ``low`` and
+        ``high`` (null also if it has not settled), ``reason``, ``num_seeds``, ``more_seeds`` that would settle it, how
+        it is told (``severity``, ``title``, ``sentence``), ``is_replayed``, ``code`` and ``cause`` of a failure.
     """
     outage = report.outage
     return {
@@ -104,8 +105,8 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
 
 
 def _study(study: Tuned) -> dict[str, Any]:
-    found = study.recommendation
-    low, high = found.interval if found is not None and found.interval is not None else (None, None)
+    found, settled = study.recommendation, study.settled
+    low, high = settled.interval if settled is not None and settled.interval is not None else (None, None)
     return {
         "id": _valid(study.study_id),
         "url": _valid(study.url),
@@ -114,7 +115,7 @@ def _study(study: Tuned) -> dict[str, Any]:
         "ending": str(study.ending),
         "is_replayed": study.is_replayed,
         "verdict": None if found is None else str(found.verdict),
-        "recommended": None if found is None else str(found.setting),
+        "recommended": None if settled is None else str(settled.setting),
         "low": low,
         "high": high,
         "reason": "" if found is None else _valid(found.reason),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from service.ci.formats.texts import visible
 from service.ci.judgement import Judgement, Severity
 from service.ci.report import Report
-from tuner.evidence import Verdict
 
 
 def _evidence(judgement: Judgement) -> float | None:
@@ -64,8 +63,8 @@ def render(report: Report) -> str:
 
 def _study(report: Report, name: str) -> list[tuple[dict[str, str], float]]:
     """What a study recommends, where no config says it."""
-    found = report.study.recommendation if report.study is not None else None
-    if found is None or report.judgements or found.verdict is Verdict.INCONCLUSIVE:
+    found = report.study.settled if report.study is not None else None
+    if found is None or report.judgements:
         return []
     low, high = found.interval or (None, None)
     values = {

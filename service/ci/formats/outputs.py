@@ -7,7 +7,6 @@ import re
 from service.ci.report import Report
 from service.ci.sentences import number
 from service.ci.tuned import Ending, Tuned
-from tuner.evidence import Verdict
 
 #: All that a value may consist of: no shell, dotenv reader or expression evaluates any of it.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:/?&=%~+@-]")
@@ -64,15 +63,14 @@ def _status(report: Report) -> str:
 
 def _study(study: Tuned) -> dict[str, str]:
     """The same of a study alone: what is recommended, which a study that has not settled does not say."""
-    found = study.recommendation
-    is_settled = found is not None and found.verdict is not Verdict.INCONCLUSIVE
-    low, high = found.interval if found is not None and found.interval is not None else (None, None)
+    found, settled = study.recommendation, study.settled
+    low, high = settled.interval if settled is not None and settled.interval is not None else (None, None)
     return {
         "verdict": "" if found is None else str(found.verdict),
         "current": "" if study.current is None else _number(study.current.threshold),
-        "recommended": _number(found.setting.threshold) if found is not None and is_settled else "",
-        "low": number(low) if low is not None and is_settled else "",
-        "high": number(high) if high is not None and is_settled else "",
+        "recommended": "" if settled is None else _number(settled.setting.threshold),
+        "low": "" if low is None else number(low),
+        "high": "" if high is None else number(high),
         "study-id": study.study_id,
         "study-url": study.url,
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 from xml.etree import ElementTree
@@ -13,7 +11,6 @@ from starlette.testclient import TestClient
 
 from service.api.app import create_app
 from service.api.badge_token import owner, sign
-from service.db.migrate import upgrade
 from service.db.session import Database
 from service.errors import ForbiddenError
 from service.keys import Principal, revoke_key
@@ -23,12 +20,9 @@ QUESTION = {"workload": "charlm-rnn"}
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(sqlite_database: Database) -> Database:
     """SQLite alone: a badge is read as every recommendation is."""
-    opened = Database(f"sqlite:///{tmp_path / 'cliptune.db'}")
-    upgrade(opened)
-    yield opened
-    opened.close()
+    return sqlite_database
 
 
 @pytest.fixture

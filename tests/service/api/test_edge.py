@@ -38,3 +38,14 @@ def test_the_host_that_the_service_listens_on_is_answered(
 def test_an_address_among_the_allowed_hosts_needs_no_brackets() -> None:
     found = allowed_hosts(Settings(allowed_hosts="2001:db8::7, [2001:db8::8], Proxy.example"))
     assert found is not None and found >= {"[2001:db8::7]", "[2001:db8::8]", "proxy.example", "[::1]"}
+
+
+@pytest.mark.parametrize(
+    "hosts", [("evil.example", "localhost"), ("localhost", "evil.example"), ("localhost",) * 2]
+)
+def test_several_hosts_are_none(api: Any, hosts: tuple[str, ...]) -> None:
+    """The application reads the first of them: what was allowed would not be what it puts into addresses."""
+    headers = [("Authorization", f"Bearer {api.key}"), *(("Host", host) for host in hosts)]
+    response = api.with_key(None).get("/v1/recommendations/badge?workload=w", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "host_not_allowed")
+    assert "send one" in response.json()["detail"]

@@ -264,6 +264,19 @@ def test_events_are_streamed_from_the_last_one_seen_to_the_end(api: Any) -> None
     assert read_events(api, study["id"], params={"after": events[-1]["id"]}) == []
 
 
+def test_stream_ends_when_its_key_is_revoked(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.routes.events._KEY_SECONDS", 0.0)
+    study = api.study()
+    reader = api.with_key(api.new_key(scopes=["read"]))
+    (key,) = [each for each in api.http.get("/v1/keys").json()["items"] if each["scopes"] == ["read"]]
+    threading.Timer(0.3, api.http.delete, [f"/v1/keys/{key['id']}"]).start()
+    response = reader.get(f"/v1/studies/{study['id']}/events")
+    assert response.status_code == 200 and "event: queued" in response.text
+    assert not any(f"event: {kind}" in response.text for kind in ("succeeded", "failed", "cancelled"))
+    again = reader.get(f"/v1/studies/{study['id']}/events")
+    assert (again.status_code, again.json()["code"]) == (401, "key_revoked")
+
+
 def read_events(api: Any, study_id: str, **request: Any) -> list[dict[str, Any]]:
     response = api.http.get(f"/v1/studies/{study_id}/events", **request)
     assert response.status_code == 200

@@ -19,7 +19,7 @@ from service.ci.drift_words import at_own_value, circumstances, headline, other_
 from service.ci.lock import Lock, LockCorruptError, format_lock, parse_lock
 from service.ci.probed import Probed, probed
 from tuner.evidence import Features, NormSketch, Reference, SeedNorms
-from tuner.spec import ClipSetting, StudySpec
+from tuner.spec import MAX_SEEDS, ClipSetting, StudySpec
 
 PATH = Path("cliptune.lock.json")
 PER_SEED = 34
@@ -156,6 +156,28 @@ def test_a_seed_without_a_gradient_leaves_the_ratio_open() -> None:
     assert seen.change is Change.NORMS_GREW
 
 
+def test_seed_whose_gradients_are_all_zero_passes_no_threshold() -> None:
+    now = reference_of([[0.0] * PER_SEED, *NOW[1:]])
+    for setting in ("global_norm:1", "value:0.1"):
+        assert compare(THEN, now, ClipSetting.parse(setting)).shares is not None
+
+
+@pytest.mark.parametrize("setting", ["none", "value:0.03"])
+def test_median_that_jumps_between_two_sizes_is_chance(setting: str) -> None:
+    """Half of the gradients are twice as large as the others, a little less of them then and a little more now."""
+    then = then_of([[0.2] * 18 + [0.4] * 16 for _ in range(3)])
+    now = [[0.2] * (17 + swing) + [0.4] * (17 - swing) for swing in [-4, 3] * 15 + [-4, -4]]
+    seen = compare(then, reference_of(now), ClipSetting.parse(setting))
+    assert seen.ratios[0].value == pytest.approx(2.0) and not seen.ratios[0].is_settled
+    assert not seen.has_drifted
+
+
+def test_seeds_that_lie_beyond_all_numbers_apart_leave_a_change_open() -> None:
+    """Student's bound for two seeds is 212."""
+    now = reference_of([NOW[0], [1e6 * norm for norm in NOW[1]]])
+    assert compare(THEN, now, ClipSetting.parse("none")).change is Change.UNSETTLED
+
+
 def test_gradients_that_appear_where_there_were_none_are_open() -> None:
     silent = replace(THEN, max_abs=replace(THEN.max_abs, median=0.0, q10=0.0, min=0.0, q01=0.0))  # type: ignore[type-var]
     median = compare(silent, reference_of(NOW), ClipSetting.parse("value:0.1")).ratios[0]
@@ -270,6 +292,13 @@ def test_open_question_says_how_to_settle_it(setting: str) -> None:
     assert told.endswith("A probe of more seeds may settle it: --seeds 32 at most.")
 
 
+def test_open_question_of_the_most_seeds_does_not_ask_for_more() -> None:
+    now = reference_of(seeds_of(MAX_SEEDS, first=2, spread=2.0), 2.5)
+    seen = compare(THEN, now, ClipSetting.parse("none"))
+    assert seen.change is Change.UNSETTLED
+    assert statement(seen).endswith("(cliptune submit --seeds) has a probe that tells more.")
+
+
 def test_what_a_probe_does_not_see_is_said() -> None:
     assert "standard deviations of the gradient norm, which the probes did not count" in statement(
         found("zclip:2.5")
@@ -335,6 +364,20 @@ def test_probe_of_a_study_is_read_from_what_the_service_keeps() -> None:
     assert kept.l2_norm == THEN.l2_norm
 
 
+def test_probe_is_read_by_what_it_needs_of_a_spec() -> None:
+    """A newer service may ask more of a study, and an older one asked less."""
+    document = asdict(reference_of(seeds_of(3, first=1)))
+    for spec in ({"workload": "w"}, {"workload": "w", "of_a_newer_version": 1}):
+        kept = probed(document, spec)
+        assert kept is not None
+        assert (kept.num_seeds, kept.num_steps, kept.parameters) == (3, StudySpec.num_steps, {})
+
+
+def test_norms_on_the_way_of_an_external_training_are_no_probe() -> None:
+    spec = StudySpec(workload="w", external=True).to_json()
+    assert probed(asdict(reference_of(NOW)), spec) is None
+
+
 @pytest.mark.parametrize("reference", [None, {}, {"l2_norm": None, "max_abs": None, "num_batches": 0}])
 def test_study_without_norms_has_no_probe(reference: dict[str, Any] | None) -> None:
     assert probed(reference, StudySpec(workload="w").to_json()) is None
@@ -362,6 +405,11 @@ def test_lock_of_an_earlier_version_is_read_and_kept(findings: Any) -> None:
     ("old", "new", "says"),
     [
         ('"num_batches": 102', '"num_batches": 0', "num_batches must be a whole number >= 1, got 0"),
+        (
+            '"num_seeds": 3,\n        "num_steps"',
+            '"num_seeds": 1000000000,\n        "num_steps"',
+            "probed/num_seeds must be a whole number from 1 to 32, got 1000000000",
+        ),
         ('"hidden": 8', '"hidden": [8]', "parameters/hidden must be a text, a finite number, true or false"),
         ('"optimizer": "sgd"', '"optimizer": 1', "features/optimizer must be a text, got 1"),
         ('"device": "cpu"', '"engine": "cpu"', "probed/device is missing"),

@@ -60,6 +60,19 @@ def test_gitlab_counts_by_the_source_branch(tmp_path: Path, merged: str, commit:
 def test_options_win_over_the_platform(tmp_path: Path) -> None:
     environment = github(tmp_path, {"pull_request": {"head": {"sha": HEAD}}})
     assert find_origin(environment, tmp_path, repository="r", commit="c") == Origin("r", "c")
+    # An event that can't be read asks for --commit, which then has to do.
+    broken = github(tmp_path, "no json")
+    assert find_origin(broken, tmp_path, commit="c") == Origin("team/model", "c")
+
+
+def test_checkout_of_somebody_else_is_told_with_gits_own_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for given in ({}, {"repository": "r"}):
+        with pytest.raises(OriginUnknownError, match=r"safe\.directory"):
+            find_origin({}, tmp_path, **given)
 
 
 def test_git_tells_the_rest(tmp_path: Path) -> None:
@@ -84,6 +97,16 @@ def test_git_tells_the_rest(tmp_path: Path) -> None:
     assert not find_origin({"CI_PROJECT_PATH": "p", "CI_COMMIT_SHA": "c"}, tmp_path).is_dirty
 
 
+def test_pipeline_without_git_can_say_what_it_runs_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for given in ({}, {"repository": "r"}):
+        with pytest.raises(OriginUnknownError, match="or give --repository NAME and --commit SHA"):
+            find_origin({}, tmp_path, **given)
+    assert find_origin({}, tmp_path, repository="r", commit="c") == Origin("r", "c")
+
+
 @pytest.mark.parametrize(
     ("address", "rest"),
     [
@@ -93,6 +116,8 @@ def test_git_tells_the_rest(tmp_path: Path) -> None:
         ("git@host:x.git", "host:x.git"),
         ("/srv/git/a@b.git", "/srv/git/a@b.git"),
         ("https://a:b%40c@host/x", "https://host/x"),
+        ("https://a:b@c@host/x@y", "https://host/x@y"),
+        ("a@host:x@y", "host:x@y"),
     ],
 )
 def test_credentials_are_no_part_of_an_address(address: str, rest: str) -> None:

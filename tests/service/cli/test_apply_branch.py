@@ -163,6 +163,23 @@ def test_mode_and_odd_names_stay(git: Any, repository: Any, cliptune: Any) -> No
     assert changed.count("\0") == 2
 
 
+def test_hooks_stay_out_and_the_message_is_utf_8(git: Any, repository: Any, cliptune: Any) -> None:
+    name = "\u00e4.yaml"
+    repository.config("1.0", name)
+    repository.keep(name)
+    git("add", ".")
+    git("commit", "--quiet", "--message", "More")
+    git("config", "i18n.commitEncoding", "latin1")
+    hook = repository.root / ".git" / "hooks" / "reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    ended = cliptune("apply", name, "--offline", "--branch", NAME)
+    assert ended.code == 0, ended.err
+    commit = git("cat-file", "commit", NAME)
+    assert f"in {name}\n" in commit and "\nencoding " not in commit
+
+
 # ---- what is refused ----
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from service.ci.drift import MIN_SEEDS, NUM_SEEDS
-from service.ci.lock import LOCK_FILE, read_lock
+from service.ci.lock import LOCK_FILE, Lock, Place, read_lock, write_lock
 from service.ci.probed import Probed, probed
 from service.cli.drift import drift
 from service.db.clock import database_now
@@ -286,6 +286,7 @@ def test_study_whose_norms_were_not_told_has_nothing_to_compare_with(served: Any
 def test_service_that_is_down_is_a_warning_unless_it_shall_count(
     repository: Any, cliptune: Any, monkeypatch: pytest.MonkeyPatch, with_file: bool
 ) -> None:
+    monkeypatch.setattr("service.client.connection._RETRY_WAITS", ())
     monkeypatch.setenv("CLIPTUNE_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("CLIPTUNE_API_KEY", "cliptune_live_x_y_z")
     options = (*([str(repository.config("1.0"))] if with_file else []), *NAMED)
@@ -310,6 +311,34 @@ def test_lock_of_an_earlier_version_says_how_to_get_the_norms(repository: Any, c
         assert ended.err.endswith("[norms_not_kept]\n")
     softened = cliptune("drift", "--offline", "--exit-zero")
     assert softened.code == 0 and softened.err.startswith("cliptune: nothing was compared: study 0f5a1b2c")
+
+
+@pytest.mark.usefixtures("shared")
+def test_one_study_that_can_not_be_looked_at_hides_no_other(
+    repository: Any, cliptune: Any, kept: Probed
+) -> None:
+    then = scaled(kept, 4)
+    studies = {
+        "a.yaml": repository.keep(recommendation_id="one"),
+        "b.yaml": repository.keep(recommendation_id="two", workload="gone", probed=then),
+        "c.yaml": repository.keep(recommendation_id="three", workload=WORKLOAD, probed=then),
+    }
+    lock = Lock({Place(name, "max_grad_norm"): each for name, each in studies.items()})
+    write_lock(repository.root / LOCK_FILE, lock)
+    ended = cliptune("drift", "--offline")
+    failed, *others = ended.out.splitlines()
+    assert ended.code == 1 and failed.startswith(f"failed: {WORKLOAD}: ")
+    assert [each.rpartition(" ")[2] for each in sorted(others)] == ["[norms_not_kept]", "[workload_not_here]"]
+    assert all(each.startswith("warning: ") and ": nothing was compared: " in each for each in others)
+    found = json.loads(cliptune("drift", "--offline", "--format", "json").out)["findings"]
+    assert sorted(each.get("code", "") for each in found) == ["", "norms_not_kept", "workload_not_here"]
+    paths = [str(repository.config("0.42", name)) for name in studies]
+    report = cliptune("drift", *paths, "--offline", "--format", "json")
+    severities = [each["severity"] for each in json.loads(report.out)["judgements"]]
+    assert (report.code, sorted(severities)) == (1, ["failure", "warning", "warning"])
+    assert (
+        "fits the code as it is now is open: study 0f5a1b2c of charlm-rnn has no gradient norms" in report.out
+    )
 
 
 @pytest.mark.usefixtures("shared")

@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 import uvicorn
 
 from service.cli import following
 from service.cli.following import follow, log_section, say
+from service.client import Client
 from service.client import follow as client_follow
 from service.schemas import EventOut, StudyOut
 from service.states import JobState
@@ -285,7 +288,7 @@ def test_log_has_a_line_where_nothing_happens(
         wait_until(lambda: "5 of 16" in lines())
         yield event(5, "succeeded")
 
-    assert follow(study(), seen())
+    follow(study(), seen())
     text = lines()
     assert re.search(
         r"^still running, rung 2/3, 120 of 400 steps, 0 of 16 settings done, \d s$", text, re.M
@@ -298,12 +301,36 @@ def test_limit_is_the_contracts() -> None:
     assert following.QUIET_SECONDS < 30
 
 
-def test_time_limit_ends_the_view(capsys: pytest.CaptureFixture[str]) -> None:
-    now = iter(range(0, 10_000, 10))
-    assert not follow(
-        study(), iter([None] * 100), quiet=True, limit_seconds=50, clock=lambda: float(next(now))
-    )
-    assert follow(study(), iter([None]), quiet=True, limit_seconds=50, clock=lambda: 0.0)
+def test_time_limit_holds_on_a_silent_stream(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, waits = 0.0, list[float]()
+
+    def pings() -> Iterator[bytes]:
+        nonlocal now
+        while True:
+            now += 15
+            yield b": ping\n\n"
+
+    def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def answers(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/events"):
+            return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=pings())
+        waits.append(float(request.url.params["wait"]))
+        if len(waits) == 1:
+            return httpx2.Response(503, text="a proxy whose service restarts")
+        pass_by(waits[-1])
+        return httpx2.Response(200, content=study().model_dump_json())
+
+    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: now, sleep=pass_by))
+    monkeypatch.setattr("service.client.connection._RETRY_WAITS", ())
+    with Client("http://x", "", transport=httpx2.MockTransport(answers)) as client:
+        following.wait_for_study(client, study(), quiet=True, limit_minutes=1)
+    # The fourth ping would come as the time is over, and one that is late would hold the command.
+    assert (now, waits) == (60, [15.0, 14.0])
     assert capsys.readouterr().err == ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,10 +17,12 @@ from identity_issuer import DISCOVERY, Answers, LocalIssuer, answering
 from serving import serving
 
 from service.api.app import create_app
-from service.cli.keys import expiry_warnings
+from service.cli.keys import create, expiry_warnings
 from service.cli.run import _environment
+from service.client.connection import Connection
 from service.db.clock import database_now
 from service.db.session import Database
+from service.errors import UnauthorizedError
 from service.keys import create_key, revoke_key
 from service.schemas import KeyOut
 from service.settings import Settings
@@ -198,6 +201,23 @@ def test_wrong_option_says_what_is_wrong(cliptune: Any, arguments: list[str], co
     assert words in ended.err
 
 
+def test_key_that_can_not_be_written_leaves_its_id(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost: list[str] = []
+
+    def echo(text: str, err: bool = False) -> None:
+        if not err:
+            lost.append(text)
+            raise OSError("no space left on device")
+        print(text, file=sys.stderr)
+
+    monkeypatch.setattr("service.cli.keys.typer.echo", echo)
+    with pytest.raises(OSError, match="no space"):
+        create("lost")
+    assert f"to revoke it: cliptune keys revoke {lost[0].split('_')[2]}\n" in capsys.readouterr().err
+
+
 def test_last_admin_key_stays(service: Service, cliptune: Any) -> None:
     with service.database.write() as session:
         only = create_key(session, label="only", tenant_id="alone")
@@ -292,6 +312,55 @@ def test_refused_caller_has_its_own_sentence_and_exit_code_3(
         assert len(secret) < 20 or secret not in failed.out + failed.err
     softened = cliptune("check", *WORKLOAD)
     assert softened.code == 0 and softened.out.startswith(f"warning: {title}")
+
+
+@pytest.mark.parametrize("name", ["CLIPTUNE_API_KEY", "CLIPTUNE_ID_TOKEN"])
+def test_white_space_around_a_secret_does_not_count(
+    service: Service, cliptune: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    secret = service.admin if name == "CLIPTUNE_API_KEY" else service.issuer.token(aud=AUDIENCE)
+    monkeypatch.setenv("CLIPTUNE_API_KEY", "")
+    monkeypatch.setenv(name, f" {secret} \r\n")
+    assert cliptune("studies").code == 0
+
+
+@pytest.mark.parametrize("ending", [" ", "\n", "\u00e9"])
+def test_key_that_no_header_can_carry_is_not_told(ending: str) -> None:
+    with pytest.raises(UnauthorizedError, match="without quotes and spaces") as caught:
+        Connection("http://127.0.0.1:1", f"my-secret{ending}")
+    assert caught.value.code == "key_malformed" and "my-secret" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "correct ALL_PROXY"),
+        ("HTTP_PROXY", "odd://127.0.0.1:1", "correct ALL_PROXY"),
+        ("HTTP_PROXY", "http://127.0.0.1:port", "correct ALL_PROXY"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem", "SSL_CERT_FILE in the environment"),
+        ("CLIPTUNE_URL", f"http://{'a' * 64}.example", "no service answers at"),
+        ("CLIPTUNE_URL", "http://me:my-secret@127.0.0.1:1", "holds a user or a password"),
+    ],
+)
+@pytest.mark.usefixtures("service")
+def test_environment_that_can_send_nothing_is_no_failed_check(
+    cliptune: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    ended = cliptune("check", *WORKLOAD)
+    assert ended.code == 0 and words in ended.out and "[service_unreachable]" in ended.out
+    assert "my-secret" not in ended.out + ended.err
+    assert cliptune("check", *WORKLOAD, "--on-service-error", "fail").code == 3
+
+
+def test_answer_that_can_not_be_unpacked_is_no_failed_check(
+    cliptune: Any, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering() as proxy:
+        monkeypatch.setenv("CLIPTUNE_URL", proxy.url)
+        proxy.bodies["/v1/keys"], proxy.headers["/v1/keys"] = b"no gzip", {"Content-Encoding": "gzip"}
+        ended = cliptune("keys", "list")
+    assert ended.code == 3 and ended.err.endswith("[service_unreachable]\n")
 
 
 def test_each_refusal_has_another_sentence_which_the_documentation_lists() -> None:
@@ -389,3 +458,27 @@ def test_service_from_home_takes_the_key_from_home(
     monkeypatch.delenv("CLIPTUNE_URL")
     assert cliptune("studies").code == 0
     assert not runner.requests
+
+
+@pytest.mark.parametrize(
+    ("key", "address", "code"),
+    [
+        (b"\xff\xfe", b"{}", "key_malformed"),
+        (b"", b"\xff", "key_missing"),
+        (None, b"[]", "key_missing"),
+    ],
+)
+def test_odd_files_in_home_are_no_failed_check(
+    service: Service, repository: Any, cliptune: Any, monkeypatch: pytest.MonkeyPatch,
+    key: bytes | None, address: bytes, code: str,
+) -> None:  # fmt: skip
+    home = repository.root.parent / "home"
+    home.mkdir()
+    if key is not None:
+        (home / "key").write_bytes(key)
+    (home / "service.json").write_bytes(address)
+    monkeypatch.setenv("CLIPTUNE_API_KEY", "")
+    monkeypatch.setenv("CLIPTUNE_PORT", service.url.rpartition(":")[2])
+    monkeypatch.delenv("CLIPTUNE_URL")
+    ended = cliptune("check", *WORKLOAD, "--on-service-error", "fail")
+    assert ended.code == 3 and f"[{code}]" in ended.out

@@ -16,6 +16,7 @@ from service.errors import TrainingError
 from service.launchers.local import TrainingProcess
 from service.launchers.probing import ProbeFailedError, receive, refuse
 from service.launchers.protocol import Broken
+from tuner.training.cohort import ProbeMeasured
 
 PROGRAM = "import sys; from service.cli.main import main; sys.argv[0] = 'cliptune'; main()"
 
@@ -160,7 +161,7 @@ def test_error_of_the_workloads_own_code_says_where_it_came_from() -> None:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        ('{"kind":"done"}', "measured nothing"),
+        ('{"kind":"done"}', "gave no answer"),
         (
             '{"kind":"broken","cause":"bug","detail":"UnsupportedModelError: the loss must","traceback":""}',
             "the loss must",
@@ -174,6 +175,17 @@ def test_process_that_gives_no_answer_is_an_error(answer: str, says: str) -> Non
     process = TrainingProcess((sys.executable, "-c", code), threads=1, kill_grace_seconds=5.0)
     try:
         with pytest.raises((ProbeFailedError, TrainingError), match=says):
-            receive(process)
+            receive(process, ProbeMeasured, 60)
     finally:
         process.stop()
+
+
+def test_process_that_hangs_is_given_up() -> None:
+    code = "import time\ntime.sleep(600)"
+    process = TrainingProcess((sys.executable, "-c", code), threads=1, kill_grace_seconds=5.0)
+    try:
+        with pytest.raises(TrainingError, match=r"said nothing for 0.1 s.*CLIPTUNE_STALL_SECONDS") as caught:
+            receive(process, ProbeMeasured, 0.1)
+    finally:
+        process.stop()
+    assert caught.value.cause == "stall"

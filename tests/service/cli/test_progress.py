@@ -211,3 +211,19 @@ def test_resumption_is_told_with_its_step(capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().err.splitlines()
     assert "resumed  from step 133 (checkpoint of rung 2)" in printed
     assert "         a checkpoint failed: no checkpoint could be written" in printed
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        event(9, "acquired", attempts=1),
+        event(9, "acquired", attempt="second"),
+        event(9, "trial", mean=0.1, setting={"method": "newer", "threshold": 1.0}),
+        event(9, "cohort", cohort=1, trials=None),
+        event(9, "probe", reference={"norms": []}),
+        event(9, "error", error=None),
+    ],
+)
+def test_event_of_a_newer_service_does_not_end_the_waiting(changed: EventOut) -> None:
+    view = StudyView(STUDY).fold(event(1, "training_started", device="cpu"))
+    assert view.fold(changed) == view

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service.db.models import DeliveryRow, WebhookRow
@@ -162,18 +162,52 @@ def test_the_longest_ready_comes_first_and_busy_webhooks_wait(bench: Bench) -> N
     assert bench.take(other).delivery_id == first
 
 
+def test_a_backlog_waits_for_its_turn(bench: Bench) -> None:
+    """However long it has been ready, and however slow its receiver is."""
+    slow, other = bench.webhook(), bench.webhook()
+    for _ in range(3):
+        bench.queue(slow)
+    bench.settle(bench.take(), None, "no answer within 5 s")
+    bench.now += 5000
+    for _ in range(2):
+        bench.queue(other)
+    assert [bench.take().webhook_id for _ in range(5)] == [other, slow, other, slow, slow]
+
+
+def test_a_look_into_the_outbox_skips_what_can_not_be_sent(sqlite_database: Database) -> None:
+    """What waits for a webhook that is busy or off is not read: each webhook costs a look into the index."""
+    found: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        del connection, rest
+        if "cliptune_deliveries" in statement and "EXPLAIN" not in statement:
+            cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            found.extend(str(step) for step in cursor.fetchall() if "cliptune_deliveries" in str(step))
+
+    bench = Bench(sqlite_database)
+    bench.queue(bench.webhook())
+    event.listen(sqlite_database.engine, "before_cursor_execute", note)
+    bench.take("another")
+    event.remove(sqlite_database.engine, "before_cursor_execute", note)
+    index = "ix_cliptune_deliveries_pending (webhook_id=? AND run_after<?)"
+    assert [step for step in found if index in step], found
+    assert not [step for step in found if "SCAN" in step], found
+
+
 @pytest.mark.parametrize("status", [410, 500])
 def test_a_webhook_is_switched_off_and_on_again(bench: Bench, status: int) -> None:
     webhook_id = bench.webhook()
-    if status == 500:
-        bench.queue(webhook_id)
-        bench.settle(bench.take(), 500)
-        bench.now += DISABLE_AFTER_MS
     delivery_id = bench.queue(webhook_id)
+    if status == 500:
+        used_up = bench.queue(webhook_id)
+        with bench.database.write() as session:
+            session.get_one(DeliveryRow, used_up).attempt = MAX_ATTEMPTS - 1
+            session.get_one(WebhookRow, webhook_id).failing_since = bench.now - DISABLE_AFTER_MS
     while (held := bench.deliveries.acquire()) is not None:
         bench.settle(held, status)
+    bench.now += 1
     off = bench.look(webhook_id)
-    assert off.disabled_at.timestamp() * 1000 == bench.now
+    assert off.disabled_at.timestamp() * 1000 == bench.now - 1
     assert off.disabled_reason in ("the receiver answered 410 Gone", "every attempt failed for 5 days")
     bench.now += 86_400_000
     assert bench.deliveries.acquire() is None
@@ -238,6 +272,35 @@ def test_old_deliveries_are_deleted(bench: Bench) -> None:
     assert bench.deliveries.sweep() == 1
     with bench.database.read() as session:
         assert list(session.scalars(select(DeliveryRow.id))) == [young] != [old]
+
+
+def test_many_old_deliveries_are_deleted_a_few_at_a_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One transaction for 100,000 would take longer than PostgreSQL lets it."""
+    monkeypatch.setattr("service.webhooks.deliveries.SWEEP_BATCH", 2)
+    webhook_id = bench.webhook()
+    for _ in range(5):
+        bench.queue(webhook_id)
+    bench.now += KEEP_MS + 1
+    commits: list[Any] = []
+    event.listen(bench.database.engine, "commit", commits.append)
+    assert bench.deliveries.sweep() == 5
+    assert len(commits) == 1 + 3
+
+
+@pytest.mark.postgres
+def test_a_sweep_waits_for_no_webhook_that_keeps_its_secrets(postgres_database: Database) -> None:
+    bench = Bench(postgres_database)
+    kept, rotated = bench.webhook(), bench.webhook()
+    with bench.database.write() as session:
+        registry.rotate(session, tenant_id="t", webhook_id=rotated, now=bench.now)
+    bench.now += ROTATION_MS
+    with bench.database.write() as session:
+        session.get_one(WebhookRow, kept, with_for_update=True)
+        bench.deliveries.sweep()
+    with bench.database.read() as session:
+        assert len(session.get_one(WebhookRow, rotated).secrets) == 1
 
 
 def test_a_last_attempt_that_nobody_settled_is_given_up(bench: Bench) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, text
 
 from service.db.models import DeliveryRow, WebhookRow
 from service.db.session import Database
@@ -18,7 +20,7 @@ from service.errors import LeaseLostError
 from service.jobs.queue import Queue
 from service.states import JobState
 from service.webhooks import registry
-from service.webhooks.outbox import MAX_ERROR
+from service.webhooks.outbox import MAX_ERROR, record_recommendation
 from tuner.evidence import Verdict
 from tuner.spec import ClipSetting
 
@@ -255,6 +257,46 @@ def test_the_first_answer_and_every_other_one_is_told(api: Any) -> None:
         ("global_norm:0.42", None),
         ("global_norm:0.5", "global_norm:0.42"),
         ("global_norm:0.42", "global_norm:0.5"),
+    ]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database", ["postgres_database"], indirect=True)
+def test_of_two_that_end_at_once_each_change_is_told(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one goes back to the answer before, while the second one has another."""
+    listen(api, events=["recommendation.changed"])
+    api.succeed(api.study()["id"])
+    ids = [api.study(seed=seed)["id"] for seed in (1, 2)]
+    for each in ids:
+        api.write_trials(each)
+    finished = threading.Event()
+
+    def second() -> None:
+        api.recommend(ids[1], setting=clip(0.5))
+        finished.set()
+
+    thread = threading.Thread(target=second)
+
+    def is_waiting() -> bool:
+        here = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        locks = text(f"SELECT count(*) FROM pg_locks WHERE database = {here} AND NOT granted")
+        with api.database.read() as session:
+            return finished.is_set() or session.execute(locks).scalar_one() > 0
+
+    def start_second(session: Any, row: Any, now: int | None = None) -> None:
+        record_recommendation(session, row, now)
+        if row.study_id == ids[0]:
+            thread.start()
+            while not is_waiting():
+                time.sleep(0.01)
+
+    monkeypatch.setattr("service.recommendations.answers.record_recommendation", start_second)
+    api.recommend(ids[0], setting=clip(0.3))
+    thread.join(60)
+    assert changes(api) == [
+        ("global_norm:0.42", None),
+        ("global_norm:0.3", "global_norm:0.42"),
+        ("global_norm:0.5", "global_norm:0.3"),
     ]
 
 

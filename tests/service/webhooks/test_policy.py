@@ -61,11 +61,16 @@ def test_gone_switches_the_webhook_off_and_keeps_the_event() -> None:
 
 
 @pytest.mark.parametrize(
-    ("since", "reason"),
-    [(NOW - DISABLE_AFTER_MS, "every attempt failed for 5 days"), (NOW - DISABLE_AFTER_MS + 1, None)],
+    ("attempt", "since", "reason"),
+    [
+        (MAX_ATTEMPTS, NOW - DISABLE_AFTER_MS, "every attempt failed for 5 days"),
+        (MAX_ATTEMPTS, NOW - DISABLE_AFTER_MS + 1, None),
+        # Weeks after the failure before, in which nothing was sent: it has its other attempts.
+        (1, NOW - 10 * DISABLE_AFTER_MS, None),
+    ],
 )
-def test_five_days_of_failures_switch_it_off(since: int, reason: str | None) -> None:
-    decision = decide(Attempted(3, 500), failing_since=since, now=NOW, jitter=0.0)
+def test_five_days_of_failures_switch_it_off(attempt: int, since: int, reason: str | None) -> None:
+    decision = decide(Attempted(attempt, 500), failing_since=since, now=NOW, jitter=0.0)
     assert (decision.failing_since, decision.disabled_reason) == (since, reason)
 
 

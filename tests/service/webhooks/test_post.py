@@ -100,7 +100,7 @@ def test_64_megabytes_are_not_read(receiver: Any, make_poster: Callable[..., Pos
     assert MAX_ANSWER_BYTES <= sent + 65536 < 32 * 2**20
 
 
-def test_a_head_without_end_is_cut_at_the_limit(receiver: Any, make_poster: Callable[..., Poster]) -> None:
+def test_a_head_without_end_is_no_answer(receiver: Any, make_poster: Callable[..., Poster]) -> None:
     def endless(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
         with suppress(OSError):
@@ -108,8 +108,19 @@ def test_a_head_without_end_is_cut_at_the_limit(receiver: Any, make_poster: Call
                 connection.sendall(b"X-Filler: " + b"x" * 1000 + b"\r\n")
 
     receiver.answers = [endless]
-    # What its first line says counts; the sender's time would have been over long after.
-    assert post(make_poster(receiver), receiver).status == 200
+    # At the limit of what is read; the sender's time would have been over long after.
+    with pytest.raises(PostError, match="its head was cut off"):
+        post(make_poster(receiver), receiver)
+
+
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX: y\r\n"])
+def test_a_head_that_is_cut_off_is_no_answer(
+    sent: bytes, receiver: Any, make_poster: Callable[..., Poster]
+) -> None:
+    """A proxy that dies while it answers has not told that the event arrived."""
+    receiver.answers = [lambda connection: connection.sendall(sent)]
+    with pytest.raises(PostError, match="its head was cut off"):
+        post(make_poster(receiver), receiver)
 
 
 def hang(connection: socket.socket, over: Any) -> None:
@@ -143,7 +154,7 @@ def test_an_answer_whose_body_drips_counts(receiver: Any, make_poster: Callable[
         receiver.over.wait(60)
 
     receiver.answers = [drip_body]
-    assert post(make_poster(receiver, total_seconds=4), receiver).status == 200
+    assert post(make_poster(receiver, total_seconds=2), receiver).status == 200
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,15 +19,16 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
+from service.cli.server import serve_api
 from service.db.session import Database
-from service.errors import SettingsError
+from service.errors import DatabaseError, SettingsError
 from service.settings import Settings
 from service.webhooks import registry
 from service.webhooks.deliveries import Deliveries
 from service.webhooks.outbox import record_test
 from service.webhooks.post import Poster
 from service.webhooks.sender import Sender
-from service.webhooks.sender_process import SenderThread
+from service.webhooks.sender_process import SenderThread, run_sender
 from service.webhooks.signature import verify
 from service.webhooks.target import Allowance
 
@@ -220,11 +222,19 @@ def test_a_bug_costs_an_attempt_and_not_the_sender(
     assert (left.state, left.attempt) == ("pending", 1)
 
 
+@pytest.mark.parametrize(
+    ("outage", "action"),
+    [
+        (OperationalError("x", None, Exception("gone")), "outbox_unavailable"),
+        # While SQLite opens the file.
+        (sqlite3.OperationalError("unable to open database file"), "outbox_broke"),
+    ],
+)
 def test_an_outage_of_the_database_is_waited_out(
-    database: Database, receiver: Any, make_poster: Callable[..., Poster]
+    database: Database, receiver: Any, make_poster: Callable[..., Poster], outage: Exception, action: str
 ) -> None:
     made = listen(database, receiver.url)
-    outages = [OperationalError("x", None, Exception("gone")) for _ in range(3)]
+    outages = [outage] * 3
 
     class Away(Deliveries):
         def acquire(self, busy: Any = ()) -> Any:
@@ -238,7 +248,26 @@ def test_an_outage_of_the_database_is_waited_out(
         record_test(session, made.id)
     with capture_logs() as logs, delivering(sender):
         receiver.wait()
-    assert [each["action"] for each in logs].count("outbox_unavailable") == 3
+    assert [each["action"] for each in logs].count(action) == 3
+
+
+def test_a_sweep_that_fails_does_not_hold_up_what_is_to_be_sent(
+    database: Database, receiver: Any, make_poster: Callable[..., Poster]
+) -> None:
+    made = listen(database, receiver.url)
+
+    class Unswept(Deliveries):
+        def sweep(self) -> int:
+            raise OperationalError("x", None, Exception("canceling statement due to statement timeout"))
+
+    allowance = Allowance(hosts=frozenset({HOST}), ports=frozenset({receiver.port}))
+    sender = Sender(Unswept(database), make_poster(receiver), allowance, poll_seconds=0.02)
+    with capture_logs() as logs, delivering(sender):
+        wait_for(lambda: logs, "the sweep")
+        with database.write() as session:
+            record_test(session, made.id)
+        receiver.wait()
+    assert [each["action"] for each in logs].count("outbox_unavailable") == 1
 
 
 def test_serve_has_a_sender_in_a_thread(database: Database, plain_receiver: Any, tmp_path: Path) -> None:
@@ -287,12 +316,33 @@ def test_deliver_is_a_process_that_ends_in_order(
     verify(receiver.requests[0].headers, receiver.requests[0].body, [made.secret])
 
 
+def test_a_signal_ends_it_at_once_while_it_waits_for_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    during: list[Any] = []
+
+    def wait(database: Database, seconds: float) -> None:
+        del database, seconds
+        during.append(signal.getsignal(signal.SIGTERM))
+        raise DatabaseError("does not answer", code="database_unreachable")
+
+    monkeypatch.setattr(Database, "wait_until_reachable", wait)
+    with pytest.raises(DatabaseError):
+        run_sender(Settings(home=tmp_path))
+    assert during == [before]
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("ALLOW", "https://x"), ("PORTS", "x"), ("CA_FILE", "nowhere.pem")]
 )
 def test_a_setting_that_means_nothing_stops_the_process(
     database: Database, tmp_path: Path, name: str, value: str
 ) -> None:
-    settings = Settings(home=tmp_path, **{f"webhook_{name.lower()}": value})
-    with pytest.raises(SettingsError, match=f"CLIPTUNE_WEBHOOK_{name}"):
-        SenderThread(settings)
+    home = tmp_path / "home"
+    settings = Settings(home=home, **{f"webhook_{name.lower()}": value})
+    for start in (SenderThread, serve_api):
+        with pytest.raises(SettingsError, match=f"CLIPTUNE_WEBHOOK_{name}"):
+            start(settings)
+    # At once: nothing was made before.
+    assert not home.exists()

@@ -48,7 +48,7 @@ def upgrade() -> None:
     )
     op.create_index('ix_cliptune_deliveries_webhook', 'cliptune_deliveries', ['webhook_id', 'created_at', 'id'], unique=False)
     op.create_index('ix_cliptune_deliveries_created', 'cliptune_deliveries', ['created_at'], unique=False)
-    op.create_index('ix_cliptune_deliveries_pending', 'cliptune_deliveries', ['run_after', 'id'], unique=False, sqlite_where=_PENDING, postgresql_where=_PENDING)
+    op.create_index('ix_cliptune_deliveries_pending', 'cliptune_deliveries', ['webhook_id', 'run_after', 'id'], unique=False, sqlite_where=_PENDING, postgresql_where=_PENDING)
 
 
 def downgrade() -> None:
