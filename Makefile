@@ -32,12 +32,12 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/cliptune serve
 
-# Three suites share the cores: threads of torch's own would only wait for each other.
+# The suites share the cores: threads of torch's own would only wait for each other.
 test coverage test-tuner test-service test-processes test-acceptance: export OMP_NUM_THREADS = 1
 
 test: $(STAMP)
 	$(PYTEST) -q --doctest-modules --ignore=service/db/migrations tuner service
-	$(MAKE) --no-print-directory -j3 test-tuner test-acceptance test-processes test-service
+	$(MAKE) --no-print-directory -j4 test-tuner test-acceptance test-processes test-service
 	$(PYTEST) $(TIMED_TESTS)
 
 # The same, counting which lines and branches ran, in child processes too; it takes almost twice as long.
@@ -47,7 +47,7 @@ coverage: $(STAMP)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-# Three of these at a time: the first computes, the others mostly wait for processes and databases.
+# All four at a time: the first computes, the others wait for processes and databases in between.
 test-tuner:
 	$(PYTEST) $(TUNER_TESTS) tests/reference
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.errors import UnauthorizedError
+from service.errors import SettingsError, UnauthorizedError
 from service.settings import KEY_FILE, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -35,14 +35,20 @@ def connect(url: str = "") -> Client:
         The client; no request was made yet.
 
     Raises:
-        SettingsError: if a CLIPTUNE_ variable is wrong.
+        SettingsError: if a CLIPTUNE_ variable is wrong, or the address begins with neither http:// nor https://.
         UnauthorizedError: if there is no access key.
         UnavailableError: ``id_token_unavailable`` if GitHub's runner offers an identity token at an odd address.
     """
     from service.client import Client
 
     settings = load_settings()
-    address = url or settings.url
+    address = (url or settings.url).strip()
+    if address and not address.lower().startswith(("http://", "https://")):
+        # Not shown: it may be a key that was pasted into the wrong place.
+        raise SettingsError(
+            f"{'--url' if url else 'CLIPTUNE_URL'} is no address of a service: write all of it, as "
+            "https://cliptune.example.org"
+        )
     # A service that runs from home has its key there, and a pipeline that starts one for itself means that.
     if address and not _given(settings):
         identity = github_identity(os.environ, address)

@@ -439,6 +439,20 @@ def test_outage_is_a_warning_unless_it_should_fail(
     assert cliptune("check", *WORKLOAD, "--on-service-error", "fail", "--exit-zero").code == 0
 
 
+@pytest.mark.parametrize("address", ["clips.example.org", "ftp://clips.example.org", "secret-key"])
+def test_address_that_is_none_is_a_mistake_and_not_shown(
+    repository: Any, cliptune: Any, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    repository.config("1.0")
+    monkeypatch.setenv("CLIPTUNE_URL", address)
+    ended = cliptune("check", *WORKLOAD)
+    assert ended.code == 2 and ended.err.endswith("[invalid_settings]\n")
+    assert (
+        "CLIPTUNE_URL is no address of a service: write all of it" in ended.err and address not in ended.err
+    )
+    assert "--url is no address" in cliptune("check", *WORKLOAD, "--url", address).err
+
+
 @pytest.mark.usefixtures("study")
 def test_question_that_the_service_refuses_is_no_outage(repository: Any, cliptune: Any) -> None:
     repository.config("1.0")
