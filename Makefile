@@ -10,11 +10,11 @@ TUNER_TESTS := tests/tuner tests/gpu tests/known tests/test_benchmarks.py tests/
 
 # Kills processes at times that only an otherwise quiet machine keeps.
 TIMED_TESTS := tests/contracts/test_queue_kills.py
-SLOW_TESTS := tests/acceptance tests/examples tests/test_docs.py
+DOCS_TESTS := tests/examples tests/test_docs.py
 # Each starts processes of its own.
 PROCESS_TESTS := tests/service/agent tests/service/cli tests/service/launchers tests/service/worker
 
-.PHONY: demo test coverage test-processes test-tuner test-service test-acceptance check serve fmt install clean
+.PHONY: demo test coverage test-tuner test-acceptance test-processes test-docs test-service check serve fmt install clean
 
 install: $(STAMP)
 
@@ -33,11 +33,11 @@ serve: $(STAMP)
 	$(BIN)/cliptune serve
 
 # The suites share the cores: threads of torch's own would only wait for each other.
-test coverage test-tuner test-service test-processes test-acceptance: export OMP_NUM_THREADS = 1
+test coverage test-tuner test-acceptance test-processes test-docs test-service: export OMP_NUM_THREADS = 1
 
 test: $(STAMP)
 	$(PYTEST) -q --doctest-modules --ignore=service/db/migrations tuner service
-	$(MAKE) --no-print-directory -j4 test-tuner test-acceptance test-processes test-service
+	$(MAKE) --no-print-directory -j4 test-tuner test-acceptance test-processes test-docs test-service
 	$(PYTEST) $(TIMED_TESTS)
 
 # The same, counting which lines and branches ran, in child processes too; it takes almost twice as long.
@@ -47,19 +47,23 @@ coverage: $(STAMP)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-# All four at a time: the first computes, the others wait for processes and databases in between.
+# Four at a time: the first computes, the others wait for processes and databases in between. The last begins when the
+# shortest has ended.
 test-tuner:
 	$(PYTEST) $(TUNER_TESTS) tests/reference
 
 test-service:
-	$(PYTEST) --ignore=tests/reference $(TUNER_TESTS:%=--ignore=%) $(SLOW_TESTS:%=--ignore=%) \
-		$(PROCESS_TESTS:%=--ignore=%) $(TIMED_TESTS:%=--ignore=%)
+	$(PYTEST) --ignore=tests/reference $(TUNER_TESTS:%=--ignore=%) --ignore=tests/acceptance \
+		$(DOCS_TESTS:%=--ignore=%) $(PROCESS_TESTS:%=--ignore=%) $(TIMED_TESTS:%=--ignore=%)
 
 test-processes:
 	$(PYTEST) $(PROCESS_TESTS)
 
 test-acceptance:
-	$(PYTEST) $(SLOW_TESTS)
+	$(PYTEST) tests/acceptance
+
+test-docs:
+	$(PYTEST) $(DOCS_TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
