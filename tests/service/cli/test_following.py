@@ -9,14 +9,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
+from serving import serving
 
 from service.cli import following
 from service.cli.following import follow, log_section, say
@@ -139,23 +139,6 @@ def test_cut_connection_is_made_again_where_it_was_cut(
         assert ended.err.count(f"ValueError: number {number}") == 1, "no event is lost or told twice"
     resumed = re.findall(rb"last-event-id: (\d+)", wire.asked, re.IGNORECASE)
     assert len(resumed) >= 3 and resumed == sorted(resumed, key=int)
-
-
-@contextmanager
-def serving(app: Any, port: int) -> Iterator[None]:
-    with closing(socket.socket()) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=0)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            wait_until(lambda: server.started)
-            yield
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def test_service_that_is_restarted_is_waited_for(
