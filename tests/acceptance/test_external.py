@@ -188,6 +188,9 @@ with Client(sys.argv[1], sys.argv[2]) as client:
 """
 
 
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
+)
 def test_lane_of_a_killed_process_goes_to_another(deployment: Deployment) -> None:
     deployment.start_worker()
     client = deployment.client()

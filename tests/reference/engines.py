@@ -18,7 +18,7 @@ from tuner.optimizers import adagrad, adam, adamw, rmsprop, sgd
 from tuner.training.engine import Engine, LaneId
 from tuner.training.lane_batch import LaneBatch
 
-#: Steps of every model under SGD and Adam in double precision, and of the other combinations.
+#: Steps of every model under SGD and Adam, and of the other pairs.
 NUM_STEPS = 200
 OTHER_STEPS = int(os.environ.get("CLIPTUNE_TEST_PARITY_STEPS", "40"))
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -36,9 +36,8 @@ every_type = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(d
 every_optimizer = pytest.mark.parametrize("optimizer", SETTINGS)
 
 
-def steps_of(optimizer: str, model: str, dtype: torch.dtype) -> int:
-    is_long = optimizer in ("sgd", "adam") and (dtype is torch.float64 or model == "mlp")
-    return NUM_STEPS if is_long else OTHER_STEPS
+def steps_of(optimizer: str) -> int:
+    return NUM_STEPS if optimizer in ("sgd", "adam") else OTHER_STEPS
 
 
 class Steps(NamedTuple):

@@ -32,12 +32,10 @@ def single_thread() -> None:
 @pytest.mark.parametrize("model", MODELS)
 @every_optimizer
 def test_lane_by_itself_equals_plain_pytorch(optimizer: str, model: str, dtype: torch.dtype) -> None:
-    cohort = cohort_of(
-        "global_norm:0.8", "global_norm_inf:0.1", rung_steps=(steps_of(optimizer, model, dtype),)
-    )
+    cohort = cohort_of("global_norm:0.8", "global_norm_inf:0.1", rung_steps=(steps_of(optimizer),))
     task = Task(model, dtype, SETTINGS[optimizer])
     engine = SoloEngine(cohort, task)
-    steps = train_one_by_one(engine, LANES, steps_of(optimizer, model, dtype))
+    steps = train_one_by_one(engine, LANES, steps_of(optimizer))
     worst = compare_with_plain_pytorch(
         engine, (model, dtype), steps, optimizer=optimizer, tolerance=TOLERANCE[dtype]
     )
