@@ -161,6 +161,53 @@ class Settings(BaseSettings):
         description="CPU threads of a training process; 0 lets torch choose. One is fastest for small models and "
         "on a machine that does other work too.",
     )
+    devices: str = Field(
+        default="auto",
+        description="What this worker trains on, one slot each, separated by commas: cuda:0, or cpu, or cpu:2 for two "
+        "threads instead of CLIPTUNE_TRAINING_THREADS. auto is every CUDA device that is found, or one cpu.",
+    )
+    studies: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Studies that a worker trains at the same time, sharing its slots; 0 is as many as it has slots.",
+    )
+    training_environment: str = Field(
+        default="",
+        description="Environment variables that training processes see besides the usual ones, by name or by prefix "
+        "ending in an underscore, separated by commas: AWS_, for example, for checkpoints in S3.",
+    )
+    launcher: Literal["local", "ray"] = Field(
+        default="local",
+        description="Where a worker's training processes run: local is this machine, ray a cluster.",
+    )
+    ray_address: str = Field(
+        default="auto",
+        description="HOST:PORT of the cluster's head; auto is the cluster that this machine is a node of.",
+    )
+    ray_slots: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="Trainings that run or wait for a node of the cluster at the same time, per worker.",
+    )
+    ray_gpus: float = Field(
+        default=1.0,
+        ge=0,
+        le=64,
+        description="GPUs that a training asks the cluster for; fractions share one.",
+    )
+    ray_cpus: float = Field(
+        default=1.0, ge=0, le=1024, description="CPU cores that a training asks the cluster for."
+    )
+    ray_runtime_env: str = Field(
+        default="",
+        description="JSON file with Ray's runtime environment, for workloads that are not installed on the nodes.",
+    )
+    ray_allow_insecure: bool = Field(
+        default=False,
+        description="Attach even to a cluster without token authentication, or of a version with known holes.",
+    )
     webhook_allow: str = Field(
         default="",
         description="Hosts, addresses and networks (10.1.0.0/16), separated by commas, that webhooks may go to even if "

@@ -83,6 +83,10 @@ class WorkerRow(Base):
     pid: Mapped[int]
     version: Mapped[str]
     device: Mapped[str]
+    #: One document per device it trains on, see `service.worker.pool`.
+    slots: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    #: Optimizer steps that its trainings took, over all lanes, since it started.
+    lane_steps: Mapped[int] = mapped_column(default=0, server_default="0")
     started_at: Mapped[int]
     seen_at: Mapped[int] = mapped_column(index=True)
     stopped_at: Mapped[int | None]
@@ -117,6 +121,10 @@ class StudyRow(Base):
     extensions: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     #: Settings taken over from similar studies; null until the probe, and where it was switched off.
     warm_start: Mapped[list[Any] | None]
+    #: Who asked: the id of an access key, or of a pipeline's identity; null before there was such a column.
+    key_id: Mapped[str | None]
+    #: How long devices were held for it, over all devices.
+    device_milliseconds: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[int]
 
 

@@ -10,7 +10,8 @@ from typing import Any, NoReturn, TypeVar
 
 import tuner.errors
 from service.errors import ServiceError, TrainingError
-from service.launchers.local import LocalLauncher, TrainingProcess
+from service.launchers.local import LocalLauncher
+from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Broken, Catalogue, Done
 from service.settings import Settings
 from tuner.errors import SpecError, UnknownWorkloadError

@@ -64,6 +64,20 @@ class Catalogue:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pending:
+    """The request waits for a device of a cluster: told every few seconds, because waiting is no stall.
+
+    Attributes:
+        seconds: since it was asked for.
+        detail: what it waits for, as a sentence.
+    """
+
+    seconds: float
+    detail: str
+    kind: Literal["pending"] = "pending"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done:
     """The request is finished; everything it yields has been told."""
 
@@ -75,20 +89,20 @@ class Broken:
     """The request ended in an exception.
 
     Attributes:
-        cause: ``bug`` or ``oom``.
+        cause: ``bug``, ``oom``, or ``device_lost`` if what trained was taken away.
         detail: the exception in a line.
         traceback: where it came from.
         trial_id: the trial it happened in, if that is known.
     """
 
-    cause: Literal["bug", "oom"]
+    cause: Literal["bug", "oom", "device_lost"]
     detail: str
     traceback: str
     trial_id: str | None = None
     kind: Literal["broken"] = "broken"
 
 
-Message = Ready | Catalogue | Checked | Done | Broken | Event
+Message = Ready | Catalogue | Checked | Pending | Done | Broken | Event
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 _REFERENCE: TypeAdapter[Reference] = TypeAdapter(Reference)
 

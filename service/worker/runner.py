@@ -22,7 +22,7 @@ from service.db.session import Database
 from service.errors import TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
-from service.launchers.local import TrainingProcess
+from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Message, Ready
 from service.settings import Settings
 from service.states import JobState

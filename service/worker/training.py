@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from service.errors import TrainingError
-from service.launchers.local import TrainingProcess
+from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Broken, Done, Message, Ready
 from tuner.training.cohort import CheckpointSaved, Cohort, LaneStarted, Resumed, RungReached, TrialEnded
 

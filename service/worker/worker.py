@@ -31,7 +31,8 @@ from service.errors import DatabaseError, LeaseLostError, TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.jobs.retry import Cause, decide
-from service.launchers.local import LocalLauncher, TrainingProcess
+from service.launchers.local import LocalLauncher
+from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Catalogue
 from service.settings import Settings
 from service.states import JobState

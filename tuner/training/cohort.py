@@ -165,6 +165,22 @@ class RungReached:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartReached:
+    """Every live trial of a part of a cohort reached a rung; the part waits there for a decision, but for the last.
+
+    Attributes:
+        index: number of the rung, from 0.
+        step: the step it stands for.
+        values: one per live trial and seed of the part.
+    """
+
+    index: int
+    step: int
+    values: tuple[LaneValue, ...]
+    kind: Literal["part"] = "part"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialEnded:
     """A trial has its result.
 
@@ -259,4 +275,5 @@ class CheckpointFailed:
 
 
 CheckpointEvent = Resumed | CheckpointSaved | CheckpointFailed
-Event = EngineChosen | LaneStarted | Progressed | RungReached | TrialEnded | ProbeMeasured | CheckpointEvent
+RungEvent = RungReached | PartReached
+Event = EngineChosen | LaneStarted | Progressed | RungEvent | TrialEnded | ProbeMeasured | CheckpointEvent

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import TrainingError
-from service.launchers.local import TrainingProcess
 from service.launchers.probing import ProbeFailedError, receive, refuse
+from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Broken
 from tuner.training.cohort import ProbeMeasured
 

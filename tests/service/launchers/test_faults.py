@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import TrainingError
-from service.launchers.local import LocalLauncher, TrainingProcess
+from service.launchers.local import LocalLauncher
+from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Catalogue, Message
 from service.worker.training import Training, require_belonging
 from tuner.evidence import LaneRecord, LaneResult

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import TrainingError
-from service.launchers.local import TRAINER, TrainingProcess
+from service.launchers.local import TRAINER
+from service.launchers.process import TrainingProcess
 from service.launchers.protocol import MAX_LINE_BYTES, Catalogue, Done, Message, Ready, decode, encode
 from tuner.spec import MAX_SEEDS, MAX_STEPS, MAX_TRIALS, OFF_SETTING, ClipSetting
 from tuner.training.cohort import (
@@ -194,7 +195,8 @@ def test_environment_is_an_allow_list(launch, monkeypatch: pytest.MonkeyPatch) -
 def test_training_ends_when_its_worker_is_killed() -> None:
     program = (
         "import sys, time\n"
-        "from service.launchers.local import TRAINER, TrainingProcess\n"
+        "from service.launchers.local import TRAINER\n"
+        "from service.launchers.process import TrainingProcess\n"
         "process = TrainingProcess(TRAINER, threads=1, kill_grace_seconds=5)\n"
         "print(process.pid, flush=True)\n"
         "time.sleep(600)\n"
