@@ -1,4 +1,5 @@
-# Two images from one file: `api` (no torch) and `worker`. docker-compose.yml builds both.
+# Three images from one file: `api` (no torch), `worker`, and `cluster`, which is a worker with Ray and a node of a Ray
+# cluster. docker-compose.yml builds them.
 FROM python:3.12-slim AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
 RUN useradd --uid 10001 --create-home --home-dir /home/cliptune cliptune \
@@ -19,5 +20,10 @@ CMD ["api"]
 
 FROM base AS worker
 RUN pip install -c constraints.txt '.[server,postgres,tune]'
+USER 10001
+CMD ["worker"]
+
+FROM base AS cluster
+RUN pip install -c constraints.txt '.[server,postgres,tune,ray]'
 USER 10001
 CMD ["worker"]

@@ -64,13 +64,14 @@ _BODIES = (
     "DeliveryOut",
     "WorkloadOut",
     "MethodOut",
-    "WorkerOut",
     "KeyRequest",
     "KeyOut",
     "KeyMade",
     "Ready",
     "Problem",
     "FieldProblem",
+    "WorkerOut",
+    "SlotOut",
 )
 
 
@@ -229,11 +230,15 @@ _SENT = (
     "KeyRequest",
     "WebhookRequest",
 )
-_STUDY_FIELDS = ("name", *(each.name for each in dataclasses.fields(tuner.spec.StudySpec)))
+_STUDY_FIELDS = ("name", "priority", *(each.name for each in dataclasses.fields(tuner.spec.StudySpec)))
 _EVENTS = [
     ("`queued`", "the study was stored, or extended"),
     ("`acquired`", "a worker took it: `owner`, `attempt`"),
-    ("`training_started`", "a training process is up: `pid`, `device`, `torch`, `seconds` it took to start"),
+    (
+        "`training_started`",
+        "a training process is up: `pid`, `device`, `torch`, `seconds` it took to start, and the `slot` that it trains "
+        "on; one per device that the study uses",
+    ),
     (
         "`probe`",
         "the reference norms were measured: `reference`, and with it the `fingerprint` and the `warm_start`",
@@ -249,7 +254,8 @@ _EVENTS = [
     ),
     (
         "`resumed`",
-        "the cohort goes on from a checkpoint: `index` of its rung, `step`, `lane_steps` kept, `seconds`",
+        "the cohort, or a part of it, goes on from a checkpoint: `index` of its rung, `step`, `lane_steps` kept, "
+        "`seconds`",
     ),
     ("`checkpoint`", "the cohort can go on from here: `index`, `step`, `num_bytes`, `seconds` it took"),
     (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +16,11 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.devices import parse_devices
 from service.errors import SettingsError
 from service.trust import TrustRule, parse_trust
 from tuner.monitors import parse_monitor
+from tuner.training.remote import is_url, require_plain
 from tuner.workloads.registrations import Registrations, installed, parse_registrations, parse_sources
 
 PREFIX = "CLIPTUNE_"
@@ -52,8 +55,9 @@ class Settings(BaseSettings):
     )
     checkpoint_dir: str = Field(
         default="",
-        description="Folder of the checkpoints of running studies, readable by the workers alone; a study goes on "
-        "from them if it is the same folder for all workers. Empty means checkpoints in home.",
+        description="Folder of the checkpoints of running studies, readable by the workers alone, or an fsspec URL "
+        "(s3://BUCKET/FOLDER); a study goes on from them if it is the same place for all workers. Empty means "
+        "checkpoints in home.",
     )
     sqlite_journal_mode: Literal["auto", "wal", "truncate"] = Field(
         default="auto",
@@ -259,6 +263,16 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _checkpoint_url_is_plain(self) -> Settings:
+        # Not a field's validator: its sentence would repeat the value, secrets and all.
+        if is_url(self.checkpoint_dir):
+            try:
+                require_plain(self.checkpoint_dir)
+            except ValueError as error:
+                raise ValueError(f"CLIPTUNE_CHECKPOINT_DIR {error}") from None
+        return self
+
     @field_validator("workloads")
     @classmethod
     def _names_targets(cls, text: str) -> str:
@@ -278,11 +292,34 @@ class Settings(BaseSettings):
             parse_monitor(text)
         return text
 
+    @field_validator("devices")
+    @classmethod
+    def _names_devices(cls, text: str) -> str:
+        parse_devices(text, threads=1)
+        return text
+
+    @field_validator("training_environment")
+    @classmethod
+    def _passes_nothing_of_ours(cls, text: str) -> str:
+        for each in (item.strip() for item in text.split(",") if item.strip()):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", each):
+                raise ValueError(f"{each!r} is no name of an environment variable")
+            if each.startswith(PREFIX) or (each.endswith("_") and PREFIX.startswith(each)):
+                raise ValueError(
+                    f"{each!r} would show training code this service's own settings: it never may"
+                )
+        return text
+
     @field_validator("oidc")
     @classmethod
     def _lists_rules(cls, text: str) -> str:
         parse_trust(text)
         return text
+
+    @property
+    def passed_on(self) -> tuple[str, ...]:
+        """Names and prefixes of variables that training processes see besides the usual ones."""
+        return tuple(each.strip() for each in self.training_environment.split(",") if each.strip())
 
     @property
     def trust(self) -> tuple[TrustRule, ...]:
@@ -306,12 +343,14 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home_path / 'cliptune.db'}"
 
     @property
-    def checkpoint_path(self) -> Path:
-        """``checkpoint_dir`` as an absolute path, or ``checkpoints`` in ``home``."""
+    def checkpoint_root(self) -> str:
+        """``checkpoint_dir`` as a URL or an absolute path, or ``checkpoints`` in ``home``."""
+        if is_url(self.checkpoint_dir):
+            return self.checkpoint_dir.rstrip("/")
         named = (
             Path(self.checkpoint_dir).expanduser() if self.checkpoint_dir else self.home_path / "checkpoints"
         )
-        return named.absolute()
+        return str(named.absolute())
 
     @property
     def lease_margin_seconds(self) -> float:

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, delete, text
 from sqlalchemy.engine import make_url
 
 from service.db.migrate import upgrade
+from service.db.models import Base
 from service.db.session import Database
 
 # pytest's importlib mode leaves sys.path alone. Appended, not inserted: `service` and `tuner` must not be
@@ -80,11 +81,11 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres_server: str) -> Iterator[str]:
-    """Name of a migrated database on the server, for ``CREATE DATABASE ... TEMPLATE``."""
+def migrated_url(postgres_server: str) -> Iterator[str]:
+    """URL of a migrated PostgreSQL database: a copy for each test would take ten times as long as emptying it."""
     with _postgres_database(postgres_server) as url:
         _migrate(url)
-        yield str(make_url(url).database)
+        yield url
 
 
 @pytest.fixture
@@ -97,12 +98,21 @@ def sqlite_database(sqlite_url: str, migrated_file: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def postgres_database(postgres_server: str, migrated_template: str) -> Iterator[Database]:
-    """A migrated PostgreSQL database."""
-    with _postgres_database(postgres_server, template=migrated_template) as url:
-        opened = Database(url)
-        yield opened
-        opened.close()
+def postgres_database(migrated_url: str) -> Iterator[Database]:
+    """A migrated PostgreSQL database, empty and with its sequences at their start."""
+    opened = Database(migrated_url)
+    _empty(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def untouched_postgres_database(postgres_url: str) -> Iterator[Database]:
+    """A migrated PostgreSQL database that no test had before, statistics included."""
+    _migrate(postgres_url)
+    opened = Database(postgres_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -119,13 +129,32 @@ def _migrate(url: str) -> None:
     database.close()
 
 
+def _empty(database: Database) -> None:
+    """What a test before this one left behind: its connections, its rows, and how far it had counted."""
+    with database.engine.connect() as connection:
+        connection.execute(text(_END_OTHERS))
+    with database.write() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(delete(table))
+        session.execute(text(_COUNT_FROM_1))
+
+
+_END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid != pg_backend_pid()"
+)
+_COUNT_FROM_1 = (
+    "SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, 1, false) FROM pg_sequences"
+)
+
+
 @contextmanager
-def _postgres_database(server: str, template: str = "template1") -> Iterator[str]:
+def _postgres_database(server: str) -> Iterator[str]:
     """URL of a database of its own, gone after the block."""
     name = f"test_{uuid.uuid4().hex}"
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
     yield make_url(server).set(database=name).render_as_string(hide_password=False)
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -28,6 +28,8 @@ READS_ENVIRONMENT = (
     "service/settings.py",
     "service/cli/",
     "service/launchers/local.py",
+    "service/launchers/process.py",
+    "service/launchers/ray_",
     "tuner/inline/asking.py",
     "tuner/inline/answer_cache.py",
 )

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import pytest
 import yaml
 from acceptance.deployment import Deployment, wait_for
+from warm import Warm, warm_process
 
 from service.api.problems import KINDS
 from service.cli.summary import recommendation_lines
@@ -166,7 +168,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         }
         server = running.start("serve")
         wait_for(lambda: running.is_up(server), "the API")
-        wait_for(lambda: any(worker.alive for worker in running.client().list_workers()), "the worker")
+        wait_for(lambda: any(worker.alive for worker in running.list_workers()), "the worker")
         yield running
 
 
@@ -200,23 +202,24 @@ def is_set_up(text: str) -> bool:
     return re.sub(r"^(?:\w+=\S* )+", "", text).startswith(NOT_EXECUTED)
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    """Each page's program is a process of its own, which finds torch imported; a warning is an error."""
+    with warm_process("-W", "error") as process:
+        yield process
+
+
 @pytest.mark.parametrize(
     "page",
     sorted({block.page for block in ALL_BLOCKS if block.language == "python"}),
     ids=lambda page: page.name,
 )
-def test_python_runs(page: Path, deployment: Deployment) -> None:
-    program = "\n".join(
-        block.text for block in ALL_BLOCKS if block.page == page and block.language == "python"
+def test_python_runs(page: Path, deployment: Deployment, warm: Warm, tmp_path: Path) -> None:
+    program = tmp_path / "page.py"
+    program.write_text(
+        "\n".join(block.text for block in ALL_BLOCKS if block.page == page and block.language == "python")
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        env=deployment.environment,
-        cwd=deployment.home,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = warm.run(program, env=deployment.environment, cwd=deployment.home, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example shows what it gives"
 
@@ -448,7 +451,9 @@ _FORBIDDEN = {
 }
 
 
-def text_files() -> list[Path]:
+@cache
+def text_files() -> list[tuple[Path, str]]:
+    """Every file that is no binary, with what it says."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -459,8 +464,8 @@ def text_files() -> list[Path]:
     found = []
     for name in filter(None, listed.split("\0")):
         file = ROOT / name
-        if file.is_file() and b"\0" not in file.read_bytes()[:8000]:
-            found.append(file)
+        if file.is_file() and b"\0" not in (content := file.read_bytes())[:8000]:
+            found.append((file, content.decode(errors="replace")))
     return found
 
 
@@ -468,8 +473,9 @@ def text_files() -> list[Path]:
 def test_no_file_tells(what: str) -> None:
     found = [
         f"{file.relative_to(ROOT)}:{number}: {match[0]}"
-        for file in text_files()
-        for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1)
+        for file, text in text_files()
+        if re.search(_FORBIDDEN[what], text)
+        for number, line in enumerate(text.splitlines(), 1)
         if (match := re.search(_FORBIDDEN[what], line))
     ]
     assert not found

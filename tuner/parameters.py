@@ -113,12 +113,14 @@ class WorkloadDescription:
         description: one sentence.
         objective: name of the number that is minimized.
         parameters: its parameters.
+        is_function: whether people's own loop trains it, one lane after the other.
     """
 
     name: str
     description: str
     objective: str
     parameters: tuple[ParameterField, ...]
+    is_function: bool = False
 
     def to_schema(self) -> dict[str, Any]:
         """The parameters as a JSON Schema object."""

@@ -19,6 +19,7 @@ from service.api import problems
 from service.api.deps import Services
 from service.api.edge import Edge
 from service.api.metrics import Metrics
+from service.api.news import News
 from service.api.openapi import describe
 from service.api.routes import (
     badges,
@@ -80,6 +81,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         Keyring(database),
         Identities(database, settings.trust),
         metrics,
+        News(database),
         fast_reads=CapacityLimiter(FAST_READS),
         token_checks=CapacityLimiter(TOKEN_CHECKS),
     )

@@ -19,6 +19,7 @@ from fastapi import Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
 
 from service.api.metrics import Metrics
+from service.api.news import News
 from service.db.session import Database
 from service.errors import ForbiddenError, NotFoundError, ProblemError, UnauthorizedError
 from service.identity.identities import IDENTITY, Identities
@@ -35,6 +36,7 @@ class Services:
     """What an application works with; made once by `service.api.app.create_app`.
 
     Attributes:
+        news: wakes event streams.
         fast_reads: threads that cheap queries share. Few, because threads that wake each other for a fraction
             of a millisecond spend more time waiting for Python's lock than reading.
         token_checks: threads that verify identity tokens. Few, because each may wait for its issuer, and anybody can
@@ -48,6 +50,7 @@ class Services:
     keyring: Keyring
     identities: Identities
     metrics: Metrics
+    news: News
     fast_reads: CapacityLimiter
     token_checks: CapacityLimiter
     stopping: threading.Event = field(default_factory=threading.Event)

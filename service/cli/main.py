@@ -61,6 +61,7 @@ for user_command in (
     badge.badge,
     report.report,
     study.workloads,
+    study.workers,
     probe.probe,
     drift.drift,
 ):

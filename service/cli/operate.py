@@ -74,13 +74,18 @@ def deliver() -> None:
 def settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List every setting with its value, default and meaning; secrets are hidden."""
     import json
+    from importlib.util import find_spec
 
     from service.logs import without_secrets
     from service.settings import PREFIX, load_settings
 
     loaded = load_settings()
+    has_ray = find_spec("ray") is not None
     rows = []
     for name, field in type(loaded).model_fields.items():
+        # Of no use without the extra, unless somebody thinks they are.
+        if name.startswith("ray_") and not has_ray and getattr(loaded, name) == field.default:
+            continue
         rows.append(
             {
                 "name": PREFIX + name.upper(),

@@ -73,6 +73,10 @@ def submit(
         str | None,
         typer.Option(help="Lanes trained as one program: auto, solo, or the most. Default: auto."),
     ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(help="-10 to 10: higher goes first; above 0 takes an admin's key. Default: 0."),
+    ] = None,
     spec: SpecOption = None,
     name: NameOption = None,
     wait: Annotated[
@@ -103,6 +107,7 @@ def submit(
         learning_rate_high=rate_high,
         effect=effect,
         seed=seed,
+        priority=priority,
         lanes=int(lanes) if lanes and lanes.isdigit() else lanes,
     )
     with connect(url) as client:
@@ -202,6 +207,25 @@ def workloads(as_json: JsonOption = False, url: UrlOption = "") -> None:
             typer.echo(f"    {name} = {field['default']}{bounds}   {field['description']}")
     if not found:
         typer.echo("no worker has registered a workload yet: start one with `cliptune worker`", err=True)
+
+
+def workers(as_json: JsonOption = False, url: UrlOption = "") -> None:
+    """List the workers of the last day, and what each of their devices does."""
+    from service.cli.connection import connect
+
+    with connect(url) as client:
+        found = client.list_workers()
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json") for each in found], indent=2))
+        return
+    for each in found:
+        state = "alive" if each.alive else "stopped" if each.stopped_at else "silent"
+        typer.echo(f"{each.id[:8]}  {each.hostname}  {state:<8} seen {each.seen_at:%Y-%m-%d %H:%M:%S} UTC")
+        for slot in each.slots if each.alive else ():
+            does = f"study {slot.study_id[:8]}" if slot.study_id else slot.reason or ""
+            typer.echo(f"    {slot.name:<8} {slot.state:<6} {does}".rstrip())
+    if not found:
+        typer.echo("no worker was seen within a day: start one with `cliptune worker`", err=True)
 
 
 def cancel(study: StudyArgument, as_json: JsonOption = False, url: UrlOption = "") -> None:

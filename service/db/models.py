@@ -98,6 +98,8 @@ class StudyRow(Base):
     __tablename__ = f"{PREFIX}studies"
     __table_args__ = (
         Index("ix_cliptune_studies_page", "tenant_id", "created_at", "id"),
+        # Holds all that a scrape of the metrics sums: without it each one would read every study whole.
+        Index("ix_cliptune_studies_devices", "tenant_id", "key_id", "device_milliseconds"),
         Index(
             "uq_cliptune_studies_tenant_name",
             "tenant_id",
@@ -140,6 +142,14 @@ class JobRow(Base):
             text("priority DESC"),
             "run_after",
             "id",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        # For the question whether anything of a kind is ready: the index above would be read through all other kinds.
+        Index(
+            "ix_cliptune_jobs_ready",
+            "kind",
+            "run_after",
             sqlite_where=text("state = 'queued'"),
             postgresql_where=text("state = 'queued'"),
         ),

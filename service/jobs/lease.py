@@ -45,6 +45,7 @@ class Lease:
         attempt: executions that ended in an error so far, plus this one; at least 1.
         max_attempts: the attempt whose error fails the job.
         lost_count: workers lost in a row before this lease, without progress in between.
+        priority: of the job; higher goes first.
     """
 
     job_id: str
@@ -57,6 +58,7 @@ class Lease:
     attempt: int
     max_attempts: int
     lost_count: int
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,8 +131,9 @@ class Queue:
         Returns:
             The lease; None if nothing is ready.
         """
-        # On SQLite an idle poll must not take the one write lock; PostgreSQL locks only a row it found.
-        if self._database.dialect == "sqlite" and not self._finds(self._sql.find_ready, kinds=list(kinds)):
+        # On SQLite an idle poll must not take the one write lock. On PostgreSQL it would read past all queued jobs of
+        # other kinds: measured with 10,000 of them, 6 ms of the database's time for every poll of every worker.
+        if not any(self._finds(self._sql.find_ready, kind=kind) for kind in kinds):
             return None
         with self._database.write() as session:
             if self._sql.read_in_index_order is not None:
@@ -367,8 +368,10 @@ class Queue:
         return row
 
     def _finds(self, statement: Executable, **parameters: Any) -> bool:
-        with self._database.read() as session:
-            return self._execute(session, statement, **parameters).first() is not None
+        given = {"now": self._now(), **parameters}
+        return self._database.glance(
+            lambda connection: connection.execute(statement, given).first() is not None
+        )
 
     def _execute(self, session: Session, statement: Executable, **parameters: Any) -> Result[Any]:
         return session.execute(statement, {"now": self._now(), **parameters})

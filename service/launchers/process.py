@@ -33,20 +33,24 @@ _TAIL_LINES, _TAIL_BYTES = 40, 40_000
 _OUTPUT_BYTES = 65_536
 
 
-def training_environment(environ: Mapping[str, str], import_from: Sequence[str] = ()) -> dict[str, str]:
+def training_environment(
+    environ: Mapping[str, str], import_from: Sequence[str] = (), also: Sequence[str] = ()
+) -> dict[str, str]:
     """The environment of a training process: the allow-listed part of the worker's.
 
     Args:
         environ: the worker's.
         import_from: folders from which modules may be imported, before those of PYTHONPATH.
+        also: further names, and prefixes that end in an underscore.
 
     Returns:
         The variables; folders of PYTHONPATH are absolute, because the process works in a folder of its own.
     """
+    prefixes = tuple(each for each in also if each.endswith("_"))
     passed = {
         name: value
         for name, value in environ.items()
-        if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+        if name in PASSED_ON or name in also or name.startswith((*PASSED_ON_PREFIXES, *prefixes))
     }
     given = passed.get("PYTHONPATH", "")
     folders = [*import_from, *(given.split(os.pathsep) if given else ())]
@@ -63,6 +67,9 @@ class TrainingProcess:
         threads: CPU threads for torch, 0 = torch's choice.
         kill_grace_seconds: time between SIGTERM and SIGKILL.
         import_from: see `training_environment`.
+        also: likewise.
+        environment: variables of this process alone, which say what device it may see.
+        cause: of an end that nobody asked for, as in `TrainingError`: whose fault it would be.
 
     Attributes:
         pid: id of the process and of its group.
@@ -76,9 +83,13 @@ class TrainingProcess:
         threads: int,
         kill_grace_seconds: float,
         import_from: Sequence[str] = (),
+        also: Sequence[str] = (),
+        environment: Mapping[str, str] = {},
+        cause: str = "bug",
     ) -> None:
         self.ready: Ready | None = None
         self._grace = kill_grace_seconds
+        self._cause = cause
         self._folder = tempfile.TemporaryDirectory(
             # What left the process group, as W&B's service does, may write there while it is removed.
             prefix="cliptune-training-",
@@ -94,7 +105,7 @@ class TrainingProcess:
                 pass_fds=(write_end,),
                 start_new_session=True,
                 cwd=self._folder.name,
-                env=training_environment(os.environ, import_from),
+                env=training_environment(os.environ, import_from, also) | dict(environment),
             )
         except OSError:
             os.close(events)
@@ -126,11 +137,23 @@ class TrainingProcess:
         Raises:
             TrainingError: if the process is gone.
         """
+        self.send_line(encode(request))
+
+    def send_line(self, line: bytes) -> None:
+        """Hand over a request as `encode` wrote it.
+
+        Args:
+            line: UTF-8 JSON that ends in a newline.
+
+        Raises:
+            TrainingError: if the process is gone.
+        """
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(encode(request))
+            self._process.stdin.write(line)
             self._process.stdin.flush()
-        except OSError:
+        # A closed file is a ValueError: another thread stopped the process.
+        except (OSError, ValueError):
             raise self._ended() from None
 
     def receive(self, timeout: float) -> Message | None:
@@ -141,6 +164,22 @@ class TrainingProcess:
 
         Raises:
             TrainingError: if the process ended, or wrote something that is no event.
+        """
+        if (line := self.receive_line(timeout)) is None:
+            return None
+        message = decode(line)
+        if isinstance(message, Ready):
+            self.ready = message
+        return message
+
+    def receive_line(self, timeout: float) -> bytes | None:
+        """The next line, whatever it says; None if there was none in time.
+
+        Args:
+            timeout: how long to wait, in seconds.
+
+        Raises:
+            TrainingError: if the process ended.
         """
         died_before = not self.is_alive
         try:
@@ -155,10 +194,7 @@ class TrainingProcess:
             # Put back, so that every later call says the same.
             self._lines.put(None)
             raise self._ended()
-        message = decode(line)
-        if isinstance(message, Ready):
-            self.ready = message
-        return message
+        return line
 
     @property
     def is_alive(self) -> bool:
@@ -209,7 +245,7 @@ class TrainingProcess:
                 cause="device_lost",
             )
         how = f"signal {-status}" if status < 0 else f"exit code {status}"
-        return TrainingError(f"the training process ended with {how}\n{tail}".rstrip(), cause="bug")
+        return TrainingError(f"the training process ended with {how}\n{tail}".rstrip(), cause=self._cause)
 
     def _read_events(self, pipe: IO[bytes]) -> None:
         with pipe:

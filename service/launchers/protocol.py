@@ -39,6 +39,7 @@ class Ready:
         device: device it trains on.
         threads: CPU threads torch uses.
         seconds: from the process's start until now.
+        num_devices: devices of that kind that it sees.
     """
 
     pid: int
@@ -46,6 +47,7 @@ class Ready:
     device: str
     threads: int
     seconds: float
+    num_devices: int = 1
     kind: Literal["ready"] = "ready"
 
 
@@ -89,13 +91,14 @@ class Broken:
     """The request ended in an exception.
 
     Attributes:
-        cause: ``bug``, ``oom``, or ``device_lost`` if what trained was taken away.
+        cause: ``bug``, ``oom``, ``device_lost`` if what trained was taken away, or ``bad_output`` of what trained on
+            another machine.
         detail: the exception in a line.
         traceback: where it came from.
         trial_id: the trial it happened in, if that is known.
     """
 
-    cause: Literal["bug", "oom", "device_lost"]
+    cause: Literal["bug", "oom", "device_lost", "bad_output"]
     detail: str
     traceback: str
     trial_id: str | None = None

@@ -6,9 +6,11 @@ Requests, one JSON line each on standard input:
 - ``{"kind": "probe", "workload", "parameters", "seeds", "num_steps", "num_batches"}`` answers `ProbeMeasured`; the last
   two may be left out;
 - ``{"kind": "check", "workload", "parameters", "num_steps"}`` answers `Checked`;
-- ``{"kind": "cohort", "cohort": ..., "checkpoints": ...}`` (`Cohort.to_json`; an absolute folder of the cohort's
-  own, or null) answers the cohort's events; it goes on from the newest checkpoint there by itself. A training
-  function has no checkpoints.
+- ``{"kind": "cohort", "cohort": ..., "checkpoints": ..., "is_part": ...}`` (`Cohort.to_json`; an absolute folder or
+  fsspec URL of the cohort's own, or null; true or left out) answers the cohort's events; it goes on from the newest
+  checkpoint there by itself. A training function has no checkpoints, and is never a part.
+- ``{"kind": "decision", "index": ..., "pruned": [...]}`` is no request but what a part waits for at each rung but the
+  last: which trials end there.
 
 What may be named is what ``--workloads`` registers, as JSON; a request never names a module.
 
@@ -29,6 +31,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,11 +54,13 @@ class _State:
         tell: writes a message, whoever is on the stack.
         registry: the code behind workloads' names.
         rehearsals: what was found out about a workload's lanes serves the next request too.
+        requests: the lines that have arrived.
     """
 
     tell: Callable[[Any], None]
     registry: Registry
     rehearsals: Rehearsals
+    requests: queue.Queue[bytes]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -116,6 +121,7 @@ def _serve(requests: queue.Queue[bytes], events: Any, options: argparse.Namespac
             device="cuda" if torch.cuda.is_available() else "cpu",
             threads=torch.get_num_threads(),
             seconds=time.monotonic() - _STARTED,
+            num_devices=max(torch.cuda.device_count(), 1),
         )
     )
     # After `Ready`: a worker that starts need not wait for these imports.
@@ -125,7 +131,7 @@ def _serve(requests: queue.Queue[bytes], events: Any, options: argparse.Namespac
     from tuner.workloads.registry import Registry
 
     registered = Registrations.from_json(json.loads(options.workloads)) if options.workloads else BUILT_IN
-    state = _State(tell, Registry(registered), Rehearsals())
+    state = _State(tell, Registry(registered), Rehearsals(), requests)
     while True:
         request = json.loads(_next_request(requests))
         try:
@@ -157,7 +163,11 @@ def _next_request(requests: queue.Queue[bytes]) -> bytes:
 
 
 def _answer(request: Mapping[str, Any], state: _State) -> Iterator[Any]:
-    """The messages of one request, without the closing `Done`."""
+    """The messages of one request, without the closing `Done`.
+
+    Raises:
+        ValueError: for a decision that nobody waits for.
+    """
     import torch
 
     from service.launchers.protocol import Catalogue
@@ -173,8 +183,10 @@ def _answer(request: Mapping[str, Any], state: _State) -> Iterator[Any]:
 
         found = state.registry.create(request["workload"], request["parameters"])
         yield check(request["workload"], found, num_steps=request["num_steps"], device=device)
+    elif request["kind"] == "decision":
+        raise ValueError(f"no part waits for the decision of rung {request.get('index')}")
     else:
-        yield from _train(Cohort.from_json(request["cohort"]), request.get("checkpoints"), state, device)
+        yield from _train(Cohort.from_json(request["cohort"]), request, state, device)
 
 
 def _probe(request: Mapping[str, Any], state: _State, device: str) -> Any:
@@ -197,13 +209,11 @@ def _probe(request: Mapping[str, Any], state: _State, device: str) -> Any:
     return ProbeMeasured(reference=reference)
 
 
-def _train(cohort: Any, folder: str | None, state: _State, device: str) -> Iterator[Any]:
+def _train(cohort: Any, request: Mapping[str, Any], state: _State, device: str) -> Iterator[Any]:
     """Train a cohort. A function's events are told from within, because it trains on this thread's stack."""
-    from pathlib import Path
-
     from tuner.search.halving import halving
     from tuner.training.checkpoint import Checkpoints
-    from tuner.training.loop import train_cohort
+    from tuner.training.loop import never_prune, train_cohort
     from tuner.workloads.function import FunctionWorkload
 
     workload = state.registry.create(cohort.workload, cohort.parameters)
@@ -212,14 +222,29 @@ def _train(cohort: Any, folder: str | None, state: _State, device: str) -> Itera
 
         train_function_cohort(cohort, workload, tell=state.tell)
         return
+    is_part, folder = request.get("is_part", False), request.get("checkpoints")
     yield from train_cohort(
         cohort,
         workload,
-        prune=halving(cohort.rung_steps, cohort.clips),
-        checkpoints=None if folder is None else Checkpoints(Path(folder)),
+        prune=never_prune if is_part else halving(cohort.rung_steps, cohort.clips),
+        decide=partial(_decision, state.requests) if is_part else None,
+        checkpoints=None if folder is None else Checkpoints(folder),
         device=device,
         rehearsals=state.rehearsals,
     )
+
+
+def _decision(requests: queue.Queue[bytes], index: int) -> list[str]:
+    """Wait for the decision of a rung; the worker takes as long as the other parts do.
+
+    Raises:
+        ValueError: if something else arrives.
+    """
+    line = json.loads(requests.get())
+    if line["kind"] != "decision" or line["index"] != index:
+        got = f"{line['kind']} {line.get('index', '')}".rstrip()
+        raise ValueError(f"a part that waits for the decision of rung {index} was sent {got}")
+    return list(line["pruned"])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from service.schemas.answers import Problem as Problem
 from service.schemas.answers import Ready as Ready
 from service.schemas.answers import RecommendationAnswer as RecommendationAnswer
 from service.schemas.answers import RecommendationOut as RecommendationOut
+from service.schemas.answers import SlotOut as SlotOut
 from service.schemas.answers import StudyError as StudyError
 from service.schemas.answers import StudyOut as StudyOut
 from service.schemas.answers import TrialOut as TrialOut

@@ -172,6 +172,7 @@ class StudyOut(Model):
 
     Attributes:
         state: state of its newest job; extending a study queues another one.
+        priority: studies with a higher one go first.
         done: whether the state is final; then ``result`` or ``error`` is set, and both if an extension failed.
         spec: the question with every default written out.
         fingerprint: what is trained: workload, parameters and, once the probe has looked at it, model, optimizer,
@@ -179,6 +180,7 @@ class StudyOut(Model):
         attempt: executions that ended in an error, the current one included; lost and interrupted ones are not.
         num_trials_ended: settings whose evaluation in the search has ended, pruned and failed ones included; repeats
             on fresh seeds are not counted.
+        device_seconds: how long devices were held for it, in seconds, summed over the devices.
         reference: gradient norms that the probe measured, before clipping; None before the probe.
         extensions: numbers of further fresh seeds that were asked for, in order.
         warm_start: settings taken over from similar studies; None before the probe, or if it was switched off.
@@ -189,6 +191,7 @@ class StudyOut(Model):
     id: str
     name: str | None
     state: JobState
+    priority: int = 0
     done: bool
     workload: str
     spec: dict[str, Any]
@@ -198,6 +201,7 @@ class StudyOut(Model):
     finished_at: datetime | None
     attempt: int
     num_trials_ended: int
+    device_seconds: float = 0.0
     reference: dict[str, Any] | None = None
     extensions: tuple[int, ...] = ()
     warm_start: tuple[WarmStart, ...] | None = None
@@ -296,6 +300,26 @@ class BadgeOut(Model):
     token: str
 
 
+class SlotOut(Model):
+    """A device that a worker trains on.
+
+    Attributes:
+        name: different from the worker's other slots.
+        device: ``cpu`` or ``cuda``; ``any`` for a node of a cluster.
+        threads: CPU threads of a training, 0 is PyTorch's choice.
+        state: ``busy``, ``free``, or ``aside`` while it can't be used.
+        study_id: whose training it has.
+        reason: why it is set aside; it is tried again from time to time.
+    """
+
+    name: str
+    device: str
+    threads: int
+    state: Literal["busy", "free", "aside"]
+    study_id: str | None
+    reason: str | None
+
+
 class WorkerOut(Model):
     """A worker process; ``alive`` says whether it was seen within a minute and has not stopped."""
 
@@ -304,6 +328,7 @@ class WorkerOut(Model):
     pid: int
     version: str
     device: str
+    slots: tuple[SlotOut, ...]
     started_at: datetime
     seen_at: datetime
     stopped_at: datetime | None

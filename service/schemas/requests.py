@@ -15,6 +15,8 @@ from tuner.spec import MAX_CONFIRM_SEEDS, StudySpec
 
 #: Longest name of a study, in characters.
 MAX_NAME = 100
+#: Largest priority of a study, and with a minus the smallest.
+MAX_PRIORITY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +26,20 @@ class StudyRequest(StudySpec):
     Attributes:
         name: unique among your studies, up to 100 printable characters. The same name with the same question
             gives the same study; with another question it is refused.
+        priority: -10 to 10; studies with a higher one go first, in the queue and on the devices of a worker. Above 0
+            takes the scope ``admin``, because it goes before everybody else's.
     """
 
     name: str | None = None
+    priority: Annotated[int, Strict()] = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _require_printable(field.name, getattr(self, field.name))
         if self.name is not None and not 1 <= len(self.name) <= MAX_NAME:
             raise SpecError("name", f"must have 1 to {MAX_NAME} characters, got {len(self.name)}")
+        if isinstance(self.priority, bool) or abs(self.priority) > MAX_PRIORITY:
+            raise SpecError("priority", f"must be a whole number between -10 and 10, got {self.priority}")
         super().__post_init__()
 
     def to_spec(self, parameters: Mapping[str, ParameterValue]) -> StudySpec:

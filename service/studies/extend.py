@@ -80,6 +80,7 @@ def extend(
         count = 0 if is_open else _settling_seeds(study_id, body, before)
     _require_room(before, count)
     _require_budget(spec, before + count, settings.max_lane_steps)
+    priority = session.get_one(JobRow, study.job_id).priority
     _reopen(session, study_id)
     study.job_id, study.extensions = str(uuid.uuid4()), [*study.extensions, *([count] if count else [])]
     queue.enqueue(
@@ -89,6 +90,7 @@ def extend(
         tenant_id=wanted.tenant_id,
         kind=job_kind(spec),
         payload={"extension": count},
+        priority=priority,
         max_attempts=settings.max_attempts,
     )
     return Submitted(study_id, "created")

@@ -253,6 +253,7 @@ def _study_out(study: StudyRow, job: JobRow, num_ended: int, result: dict[str, A
         id=study.id,
         name=study.name,
         state=state,
+        priority=job.priority,
         done=state.is_done,
         workload=study.workload,
         spec=stored_spec(study.spec).to_json(),
@@ -262,6 +263,7 @@ def _study_out(study: StudyRow, job: JobRow, num_ended: int, result: dict[str, A
         finished_at=None if job.finished_at is None else _time(job.finished_at),
         attempt=job.attempt,
         num_trials_ended=num_ended,
+        device_seconds=study.device_milliseconds / 1000,
         reference=study.reference,
         extensions=tuple(study.extensions),
         warm_start=None

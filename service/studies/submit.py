@@ -46,6 +46,8 @@ def create(
     name: str | None,
     idempotency_key: str,
     body_sha256: str,
+    key_id: str | None = None,
+    priority: int = 0,
     max_attempts: int = 3,
     now: int | None = None,
 ) -> Submitted:
@@ -59,6 +61,8 @@ def create(
         name: unique per tenant, or None.
         idempotency_key: what the caller calls this submission.
         body_sha256: of the request, to tell a repetition from a mistake.
+        key_id: who asks: the id of an access key, or of a pipeline's identity; None for nobody in particular.
+        priority: of its job; higher goes first.
         max_attempts: the attempt whose error fails the job.
         now: replaces the database's clock in tests, in milliseconds.
 
@@ -84,6 +88,7 @@ def create(
         "job_id": job_id,
         "reference": None,
         "extensions": [],
+        "key_id": key_id,
         "created_at": created_at,
     }
     statement = insert_into(session, StudyRow).values(**row).on_conflict_do_nothing()
@@ -98,6 +103,7 @@ def create(
         study_id=study_id,
         tenant_id=tenant_id,
         kind=job_kind(spec),
+        priority=priority,
         max_attempts=max_attempts,
     )
     return Submitted(study_id, "created")

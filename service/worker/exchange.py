@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.worker import ledger
 from service.worker.lane_news import Told, news
 from service.worker.lane_reference import ENOUGH_NORMS, lane_reference, told_norms
+from service.worker.side import CohortTask, Count
 from service.worker.stored import load_study
 from service.worker.training import Signals
 from service.worker.transactions import Transactions
@@ -57,23 +58,42 @@ class Exchange:
         self._signals = signals
         self._reaped_at = 0.0
 
-    def answers(self, request: Mapping[str, Any]) -> Iterator[Sequence[Message]]:
-        """Put out what a request asks for, and yield what becomes of it.
+    @property
+    def device_seconds(self) -> float:
+        """Nothing is held here: people train on devices of their own."""
+        return 0.0
+
+    def measure(self, request: Mapping[str, Any]) -> Iterator[Sequence[Message]]:
+        """Wait for norms of the runs without clipping.
 
         Args:
-            request: a ``probe`` or a ``cohort``, as for a training process.
+            request: unused: the study says it all.
+
+        Yields:
+            The probe's result.
+
+        Raises:
+            TrainingError: if every such run failed.
+            ProbeError: if no norm was reported, and the study gives no range of thresholds.
+        """
+        del request
+        yield [ProbeMeasured(reference=self._measure())]
+
+    def train(self, task: CohortTask, count: Count) -> Iterator[Sequence[Message]]:
+        """Put out a cohort's lanes, and yield what becomes of them.
+
+        Args:
+            task: the cohort.
+            count: unused: whoever trains a lane tries again.
 
         Yields:
             At least one event.
 
         Raises:
             TrainingError: if a lane failed for good; the lanes of the other trials are kept.
-            ProbeError: if no norm was reported, and the study gives no range of thresholds.
         """
-        if request["kind"] == "probe":
-            yield [ProbeMeasured(reference=self._measure())]
-        else:
-            yield from self._train(Cohort.from_json(request["cohort"]))
+        del count
+        yield from self._train(task.cohort)
 
     def stop(self) -> None:
         """Nothing runs here; leases of a study that has ended are refused by the API."""

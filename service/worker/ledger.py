@@ -30,6 +30,7 @@ from service.jobs.queue import Queue, storable
 from service.jobs.retry import COUNTED_ON, Action, Backoff, Cause, Counter, decide
 from service.launchers.protocol import Ready
 from service.settings import Settings
+from service.worker.side import Counted
 from service.worker.stored import StoredStudy
 from tuner.evidence import Reference, Stage, Trial, TrialState
 from tuner.records import mean_known
@@ -188,6 +189,8 @@ def record_rung(
         for lane in event.values
     ]
     insert_missing(session, TrialReportRow, reports)
+    # Devices that were lost are counted in a row: this is progress.
+    session.execute(update(TrialRow).where(TrialRow.id.in_(by_trial)).values(lost_count=0))
     payload = {
         "cohort": cohort,
         "index": event.index,
@@ -240,7 +243,7 @@ def record_failure(
     error: TrainingError,
     settings: Settings,
     jitter: float,
-) -> float:
+) -> Counted:
     """Count a broken training against its trials; those that used up their tries fail.
 
     Args:
@@ -253,9 +256,9 @@ def record_failure(
         jitter: uniform in [0, 1], drawn by the caller.
 
     Returns:
-        How long to wait before the rest is tried again, in seconds.
+        How long to wait before the rest is tried again, and how many failed.
     """
-    delay, reason = 0.0, storable(str(error))
+    delay, num_failed, reason = 0.0, 0, storable(str(error))
     for trial_id in trial_ids:
         row = session.get_one(TrialRow, trial_id)
         row.last_error = reason
@@ -272,11 +275,12 @@ def record_failure(
             jitter=jitter,
         )
         if error.is_final or decision.action is Action.FAIL:
+            num_failed += 1
             row.state, row.finished_at = TrialState.FAIL, database_now(session)
             payload = {"trial_id": trial_id, "number": row.number, "error": reason.splitlines()[0]}
             queue.append_event(session, lease, "trial_failed", payload)
         delay = max(delay, 0.0 if error.is_final else decision.delay_seconds)
-    return delay
+    return Counted(delay, num_failed)
 
 
 def last_error(session: Session, trial_id: str) -> str:
@@ -293,6 +297,18 @@ def summary(values: Sequence[float | None]) -> dict[str, Any]:
     """
     finite = [value for value in values if value is not None and math.isfinite(value)]
     return {"mean": statistics.fmean(finite) if finite else None, "num_diverged": len(values) - len(finite)}
+
+
+def record_device_time(session: Session, lease: Lease, seconds: float) -> None:
+    """Add to the time that devices were held for a study.
+
+    Args:
+        session: held under ``lease``.
+        lease: of the study's job.
+        seconds: since the last time, over all devices.
+    """
+    total = StudyRow.device_milliseconds + round(seconds * 1000)
+    session.execute(update(StudyRow).where(StudyRow.id == lease.study_id).values(device_milliseconds=total))
 
 
 def engine_paths(session: Session, study_id: str) -> list[str]:

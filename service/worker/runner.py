@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import structlog
@@ -22,19 +22,23 @@ from service.db.session import Database
 from service.errors import TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
-from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Message, Ready
 from service.settings import Settings
 from service.states import JobState
 from service.worker import checkpoints, ledger
+from service.worker.cohort_run import ReplanError
+from service.worker.endings import StudyFailedError, refuse_hopeless
 from service.worker.exchange import Exchange
+from service.worker.pool import SlotPool
 from service.worker.showing import Showing
-from service.worker.side import TrainingSide
+from service.worker.side import Counted, TrainingSide
+from service.worker.slot_training import SlotTraining
 from service.worker.stored import StoredStudy, load_study
-from service.worker.training import TICK_SECONDS, Signals, Training, require_belonging
+from service.worker.tasks import StepCount, cohort_task
+from service.worker.training import TICK_SECONDS, Signals
 from service.worker.transactions import Transactions
 from tuner.errors import ProbeError
-from tuner.evidence import Reference, Stage, Trial, TrialState
+from tuner.evidence import Reference, Trial
 from tuner.search.confirmation import Asked
 from tuner.search.planning import plan_cohort
 from tuner.search.recommendation import recommend
@@ -62,18 +66,6 @@ _Fact = EngineChosen | Resumed | RungReached | TrialEnded | CheckpointSaved | Ch
 _PROGRESS_SECONDS = (1.0, 15.0)
 
 
-class CancelRequestedError(Exception):
-    """Somebody cancelled the study."""
-
-
-class ShutdownRequestedError(Exception):
-    """The worker has been asked to stop."""
-
-
-class StudyFailedError(Exception):
-    """The study can't succeed; the message says why. Trying again would not help."""
-
-
 class StudyRunner:
     """Runs one study to its recommendation.
 
@@ -81,9 +73,11 @@ class StudyRunner:
         database: for reading.
         queue: every write goes through its `held`.
         lease: of the study's job.
-        launch: gives a training process that nobody else uses; None for a study whose trials are trained elsewhere.
+        pool: the worker's slots, which the study has entered; None for a study whose trials are trained elsewhere.
         settings: limits and times.
         signals: looked at between messages.
+        functions: names of the workloads that train with people's own loop.
+        on_steps: told how many optimizer steps were taken, over all lanes, each time that some were.
     """
 
     def __init__(
@@ -92,9 +86,11 @@ class StudyRunner:
         database: Database,
         queue: Queue,
         lease: Lease,
-        launch: Callable[[], TrainingProcess] | None,
+        pool: SlotPool | None,
         settings: Settings,
         signals: Signals,
+        functions: Collection[str] = (),
+        on_steps: Callable[[int], None] = lambda num_steps: None,
     ) -> None:
         self._queue = queue
         self._lease = lease
@@ -103,15 +99,17 @@ class StudyRunner:
         self._transactions = Transactions(
             database, queue, lease, patience_seconds=settings.lease_seconds, signals=signals
         )
-        # What a process of users' code tells is checked; the lanes' news come from this process.
-        self._checks_messages = launch is not None
         self._training: TrainingSide
-        if launch is None:
+        if pool is None:
             self._training = Exchange(self._transactions, lease, settings=settings, signals=signals)
         else:
-            self._training = Training(
-                launch, stall_seconds=settings.stall_seconds, signals=signals, on_ready=self._tell_ready
+            self._training = SlotTraining(
+                pool, lease.study_id, settings=settings, signals=signals, on_ready=self._tell_ready
             )
+        self._functions = functions
+        self._on_steps = on_steps
+        self._steps = StepCount()
+        self._seconds_written = 0.0
         self._showing = Showing(settings.monitor, study_id=lease.study_id)
         self._progress_written = 0.0
         self._started = time.monotonic()
@@ -133,7 +131,8 @@ class StudyRunner:
         while True:
             study = self._load()
             spec, trials = study.spec, study.trials
-            self._refuse_hopeless(spec, trials)
+            limit = self._settings.max_failed_trials
+            refuse_hopeless(trials, num_trials=spec.num_trials, limit=limit, last_error=self._last_error)
             self._showing.expect(trials, partial(self._objective, spec))
             # Norms that people report are not all of a run's, so equal runs are not known there.
             if not spec.external and (known := settled(trials)):
@@ -152,8 +151,14 @@ class StudyRunner:
         """End the training process, if there is one; safe from any thread, twice too."""
         self._training.stop()
 
-    def _tell_ready(self, ready: Ready) -> None:
-        payload = {"pid": ready.pid, "device": ready.device, "torch": ready.torch, "seconds": ready.seconds}
+    def _tell_ready(self, slot: str, ready: Ready) -> None:
+        payload = {
+            "pid": ready.pid,
+            "device": ready.device,
+            "torch": ready.torch,
+            "seconds": ready.seconds,
+            "slot": slot,
+        }
         self._transactions.hold(
             lambda session: self._queue.append_event(session, self._lease, "training_started", payload)
         )
@@ -201,7 +206,7 @@ class StudyRunner:
             "seeds": list(spec.seeds),
             "num_steps": spec.num_steps,
         }
-        messages = [message for batch in self._training.answers(request) for message in batch]
+        messages = [message for batch in self._training.measure(request) for message in batch]
         for message in messages:
             if isinstance(message, ProbeMeasured):
                 return message.reference
@@ -214,32 +219,31 @@ class StudyRunner:
 
     def _train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
         """Train the open trials as one cohort; a broken training is counted on them, not raised."""  # noqa: DOC501
+        self._steps = StepCount()
+        task = cohort_task(cohort, trials, is_whole=cohort.workload in self._functions)
         waiting = {trial.id for trial in cohort.trials}
         open_trials = [trial for trial in trials if trial.id in waiting]
-        number = open_trials[0].cohort
         self._transactions.hold(
             lambda session: ledger.start_cohort(session, self._queue, self._lease, cohort, open_trials)
         )
-        folder = checkpoints.cohort_folder(self._settings.checkpoint_path, self._lease.study_id, number)
-        request = {"kind": "cohort", "cohort": cohort.to_json(), "checkpoints": str(folder)}
         try:
-            for batch in self._training.answers(request):
-                if self._checks_messages:
-                    require_belonging(cohort, batch)
-                self._write(batch, number, len(cohort.rung_steps))
+            for batch in self._training.train(task, self._count_failure):
+                self._write(batch, task.number, len(cohort.rung_steps))
                 waiting -= {message.trial_id for message in batch if isinstance(message, TrialEnded)}
             if waiting:
                 raise TrainingError(
                     "the training process ended a cohort without all its results", cause="bad_output"
                 )
-            checkpoints.remove(folder)
+            checkpoints.remove_cohort(self._settings.checkpoint_root, self._lease.study_id, task.number)
+        except ReplanError:
+            return
         except TrainingError as error:
             self._drop_process(error)
             blamed = [error.trial_id] if error.trial_id in waiting else sorted(waiting)
-            self._pause(self._count_failure(error, [trial_id for trial_id in blamed if trial_id]))
+            self._pause(self._count_failure(error, [each for each in blamed if each]).delay_seconds)
 
-    def _count_failure(self, error: TrainingError, trial_ids: Sequence[str]) -> float:
-        """Write a broken training down; how long to wait before the next try, in seconds."""
+    def _count_failure(self, error: TrainingError, trial_ids: Sequence[str]) -> Counted:
+        """Write a broken training down."""
         jitter = random.random()
         return self._transactions.hold(
             lambda session: ledger.record_failure(
@@ -287,6 +291,10 @@ class StudyRunner:
             self._queue.append_event(session, self._lease, "recommendation", payload)
             self._queue.finish_in(session, self._lease, JobState.SUCCEEDED)
 
+            ledger.record_device_time(
+                session, self._lease, self._training.device_seconds - self._seconds_written
+            )
+
         self._transactions.hold(conclude)
         return JobState.SUCCEEDED
 
@@ -296,26 +304,13 @@ class StudyRunner:
         row = self._transactions.read(lambda session: session.get(WorkloadRow, spec.workload))
         return row.objective if row is not None else "objective"
 
-    def _refuse_hopeless(self, spec: StudySpec, trials: Sequence[Trial]) -> None:
-        failed = [trial for trial in trials if trial.state is TrialState.FAIL]
-        if not failed:
-            return
-        limit = self._settings.max_failed_trials
-        last = f"the last one, {failed[-1].setting}, ended with: {self._last_error(failed[-1])}"
-        if len(failed) > limit:
-            raise StudyFailedError(
-                f"{len(failed)} trials failed and this server allows {limit} (CLIPTUNE_MAX_FAILED_TRIALS); {last}"
-            )
-        searched = [trial for trial in failed if trial.stage is Stage.SEARCH]
-        if len(searched) == spec.num_trials:
-            raise StudyFailedError(f"all {len(searched)} trials failed; {last}")
-
     def _last_error(self, trial: Trial) -> str:
         error = self._transactions.read(lambda session: ledger.last_error(session, trial.id))
         return error.splitlines()[0]
 
     def _write(self, batch: Sequence[Message], cohort: int, num_rungs: int) -> None:
         """Write a batch of training events in one transaction; progress only now and then."""
+        self._on_steps(self._steps.take(batch))
         progress = [message for message in batch if isinstance(message, Progressed)][-1:]
         if progress and not self._is_progress_due():
             progress = []
@@ -323,11 +318,15 @@ class StudyRunner:
         if not facts and not progress:
             return
 
+        held = self._training.device_seconds
+
         def record(session: Session) -> None:
             for message in [*progress, *facts]:
                 self._record(session, message, cohort, num_rungs)
+            ledger.record_device_time(session, self._lease, held - self._seconds_written)
 
         self._transactions.hold(record)
+        self._seconds_written = held
         self._showing.tell(facts)
 
     def _record(self, session: Session, message: Progressed | _Fact, cohort: int, num_rungs: int) -> None:

@@ -7,14 +7,23 @@ yielded first: results that arrived are results.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from service.errors import TrainingError
 from service.launchers.process import TrainingProcess
-from service.launchers.protocol import Broken, Done, Message, Ready
-from tuner.training.cohort import CheckpointSaved, Cohort, LaneStarted, Resumed, RungReached, TrialEnded
+from service.launchers.protocol import Broken, Done, Message, Pending, Ready
+from tuner.training.cohort import (
+    CheckpointSaved,
+    Cohort,
+    LaneStarted,
+    PartReached,
+    Resumed,
+    RungReached,
+    TrialEnded,
+)
 
 #: How long a message is waited for before the signals are looked at again, in seconds.
 TICK_SECONDS = 0.2
@@ -34,17 +43,23 @@ class Signals(Protocol):
         ...
 
 
+class StartError(TrainingError):
+    """A training process never became ready: that is its device's fault, or its machine's, and no trial's."""
+
+
 class Training:
-    """A study's training process.
+    """One training process at a time, and the request that it works on.
 
     Args:
         launch: gives a process that nobody else uses.
         stall_seconds: silence after which a process counts as stalled, in seconds, > 0.
         signals: looked at between messages.
-        on_ready: called when a new process is ready.
+        on_ready: called when a process is ready, for each request that it is given, and when one on a cluster says on
+            which device it trains.
 
     Attributes:
         ready: what the newest process said of itself; None before the first.
+        is_pending: whether the request waits for a device of a cluster.
     """
 
     def __init__(
@@ -56,12 +71,20 @@ class Training:
         on_ready: Callable[[Ready], None],
     ) -> None:
         self.ready: Ready | None = None
+        self.is_pending = False
         self._launch = launch
         self._stall_seconds = stall_seconds
         self._signals = signals
         self._on_ready = on_ready
         self._process: TrainingProcess | None = None
+        self._request: Mapping[str, Any] | None = None
         self._trial_id: str | None = None
+        self._heard_at = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request has been begun and has not ended."""
+        return self._request is not None
 
     def answers(self, request: Mapping[str, Any]) -> Iterator[list[Message]]:
         """Send a request and yield its messages, as many at a time as have arrived.
@@ -76,43 +99,115 @@ class Training:
             TrainingError: if the process broke or stalled, or said that the request did; it names the trial whose lane
                 trained by itself then.
         """
-        process = self._started()
-        self._trial_id = None
-        try:
-            yield from self._told(process, request)
-        except TrainingError as error:
-            error.trial_id = error.trial_id or self._trial_id
-            raise
-
-    def _told(self, process: TrainingProcess, request: Mapping[str, Any]) -> Iterator[list[Message]]:
-        """`answers`, without the blame.
-
-        Raises:
-            TrainingError: as there.
-        """
-        process.send(request)
-        while True:
-            batch, broken = self._next_batch(process)
-            self._follow(batch)
-            last = batch.pop() if isinstance(batch[-1], Done | Broken) else None
+        self.begin(request)
+        while self.is_busy:
+            self._signals.check()
+            batch, broken = self.poll(TICK_SECONDS)
             if batch:
                 yield batch
             if broken is not None:
                 raise broken
-            if isinstance(last, Done):
-                return
-            if isinstance(last, Broken):
-                raise TrainingError(
-                    f"{last.detail}\n{last.traceback}", cause=last.cause, trial_id=last.trial_id
-                )
 
-    def _follow(self, batch: Sequence[Message]) -> None:
+    def begin(self, request: Mapping[str, Any]) -> None:
+        """Send a request; `poll` gives its messages.
+
+        Args:
+            request: as for `answers`.
+
+        Raises:
+            StartError: if no process can be started.
+        """
+        self._trial_id, self.is_pending, self._request = None, False, request
+        self._heard_at = time.monotonic()
+        if self._process is None or not self._process.is_alive:
+            try:
+                self._process = self._launch()
+            except OSError as error:
+                self._request = None
+                raise StartError(
+                    f"no training process could be started: {error}", cause="device_lost"
+                ) from error
+        if self._process.ready is not None:
+            self._become_ready(self._process.ready)
+        self.tell(request)
+
+    def tell(self, line: Mapping[str, Any]) -> None:
+        """Say something about the request that is being worked on; a process that is gone is noticed by `poll`."""
+        if self._process is not None:
+            with contextlib.suppress(TrainingError):
+                self._process.send(line)
+
+    def rest(self) -> None:
+        """The process waits for us: its silence is no stall."""
+        self._heard_at = time.monotonic()
+
+    def poll(self, timeout: float) -> tuple[list[Message], TrainingError | None]:
+        """What has arrived, and the error behind it; the request has ended if it holds no more.
+
+        Args:
+            timeout: how long to wait for the first message, in seconds.
+
+        Returns:
+            Messages without the closing `Done`, any number; a `StartError` if the process never became ready.
+        """
+        batch: list[Message] = []
+        try:
+            self._collect(batch, timeout)
+        except TrainingError as error:
+            self._request = None
+            started = self._process is not None and self._process.ready is not None
+            if not started:
+                return [], StartError(str(error), cause=error.cause)
+            error.trial_id = error.trial_id or self._trial_id
+            return batch, error
+        return batch, None
+
+    def _collect(self, batch: list[Message], timeout: float) -> None:
+        """Add what has arrived to a batch.
+
+        Raises:
+            TrainingError: if the process broke or stalled, or said that the request did.
+        """
+        process = self._process
+        assert process is not None
+        message = process.receive(timeout)
+        if message is None and time.monotonic() - self._heard_at >= self._stall_seconds:
+            raise TrainingError(
+                f"the training process said nothing for {self._stall_seconds:g} s (CLIPTUNE_STALL_SECONDS)",
+                cause="stall",
+            )
+        while message is not None:
+            self._heard_at = time.monotonic()
+            self.is_pending = isinstance(message, Pending)
+            match message:
+                case Ready():
+                    self._become_ready(message)
+                case Pending():
+                    pass
+                case Done():
+                    self._request = None
+                    return
+                case Broken():
+                    raise TrainingError(
+                        f"{message.detail}\n{message.traceback}",
+                        cause=message.cause,
+                        trial_id=message.trial_id,
+                    )
+                case _:
+                    self._follow(message)
+                    batch.append(message)
+            message = process.receive(0)
+
+    def _become_ready(self, ready: Ready) -> None:
+        self.ready = ready
+        self._on_ready(ready)
+
+    def _follow(self, message: Message) -> None:
         """Remember whose lane trains by itself: a process that breaks can't tell any more."""
-        for message in batch:
-            if isinstance(message, LaneStarted):
-                self._trial_id = message.trial_id
-            elif isinstance(message, TrialEnded):
-                self._trial_id = None
+        if isinstance(message, LaneStarted):
+            self._trial_id = message.trial_id
+        elif isinstance(message, TrialEnded):
+            self._trial_id = None
 
     def stop(self) -> None:
         """End the process, if there is one; safe from any thread, twice too."""
@@ -123,41 +218,6 @@ class Training:
         """End the process; the next request starts another."""
         self.stop()
         self._process = None
-
-    def _started(self) -> TrainingProcess:
-        if self._process is None:
-            self._process = self._launch()
-            while (ready := self._process.ready) is None:
-                self._next(self._process)
-            self.ready = ready
-            self._on_ready(ready)
-        return self._process
-
-    def _next_batch(self, process: TrainingProcess) -> tuple[list[Message], TrainingError | None]:
-        """What has arrived, and the error behind it."""
-        batch = [self._next(process)]
-        try:
-            while not isinstance(batch[-1], Done | Broken) and (more := process.receive(0)) is not None:
-                batch.append(more)
-        except TrainingError as error:
-            return batch, error
-        return batch, None
-
-    def _next(self, process: TrainingProcess) -> Message:
-        """The next message, looking at the signals while waiting.
-
-        Raises:
-            TrainingError: ``stall`` if nothing was said in time.
-        """
-        deadline = time.monotonic() + self._stall_seconds
-        while time.monotonic() < deadline:
-            self._signals.check()
-            if (message := process.receive(TICK_SECONDS)) is not None:
-                return message
-        raise TrainingError(
-            f"the training process said nothing for {self._stall_seconds:g} s (CLIPTUNE_STALL_SECONDS)",
-            cause="stall",
-        )
 
 
 def require_belonging(cohort: Cohort, batch: Sequence[Message]) -> None:
@@ -177,6 +237,9 @@ def require_belonging(cohort: Cohort, batch: Sequence[Message]) -> None:
                 (trial_id, cohort.seeds[0]) for trial_id in message.pruned
             }
             is_ours = message.step in cohort.rung_steps
+        elif isinstance(message, PartReached):
+            told = {(lane.trial_id, lane.seed) for lane in message.values}
+            is_ours = cohort.rung_steps[message.index : message.index + 1] == (message.step,)
         elif isinstance(message, TrialEnded):
             told = {(message.trial_id, lane.seed) for lane in message.lanes}
             seeds = [lane.seed for lane in message.lanes]

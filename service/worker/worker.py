@@ -7,58 +7,48 @@ drawn at the start and never reused, so a restarted worker can't mistake an old 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
 import random
 import signal
 import threading
 import time
 import traceback
 import uuid
-from importlib.metadata import version
 from types import FrameType
 
 import structlog
-from sqlalchemy import delete, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from service.db.clock import database_now
 from service.db.migrate import wait_for_schema
-from service.db.models import WorkerRow
 from service.db.session import Database
-from service.errors import DatabaseError, LeaseLostError, TrainingError
+from service.devices import parse_devices
+from service.errors import DatabaseError, LeaseLostError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.jobs.retry import Cause, decide
-from service.launchers.local import LocalLauncher
-from service.launchers.process import TrainingProcess
-from service.launchers.protocol import Catalogue
 from service.settings import Settings
 from service.states import JobState
 from service.worker import checkpoints
-from service.worker.external import ExternalStudies
-from service.worker.heartbeat import Heartbeat
-from service.worker.runner import (
+from service.worker.driving import Driving
+from service.worker.endings import (
     CancelRequestedError,
+    NoDeviceError,
     ShutdownRequestedError,
     StudyFailedError,
-    StudyRunner,
 )
-from service.workloads import publish_workloads
+from service.worker.heartbeat import Heartbeat
+from service.worker.opening import Opening, open_slots
+from service.worker.presence import Presence
+from service.worker.runner import StudyRunner
 
 log = structlog.get_logger(__name__)
 
 #: Kinds of job this worker knows; others stay queued for a worker that knows them.
-KINDS = ("study",)
-#: How long a training process may take to import torch, in seconds.
-_START_SECONDS = 120.0
-#: How often the worker says in its row that it is alive, in seconds.
-_SEEN_SECONDS = 10.0
+TRAINED, EXTERNAL = ("study",), ("external",)
 #: How often a waiting worker looks whether the schema is there, in seconds.
 _SCHEMA_SECONDS = 0.5
-#: Workers that were not seen for so long are deleted, in milliseconds (a week).
-_FORGET_MILLISECONDS = 7 * 24 * 3600 * 1000
+#: Devices that a machine is expected to have at most, for the number of connections.
+_MANY_DEVICES = 16
 #: The heartbeat's own wait for SQLite's lock, five times at most: the usual 30 s would outlive the lease. In seconds.
 _RENEW_BUSY_SECONDS = 1.0
 
@@ -97,10 +87,9 @@ class Worker:
         self._queue = self._queue_on(database)
         self._heartbeat_database = heartbeat_database
         self._heartbeat_queue = self._queue_on(heartbeat_database)
-        self._launcher = LocalLauncher.of(settings)
-        self._warm: TrainingProcess | None = None
+        self._opening: Opening | None = None
+        self._presence: Presence | None = None
         self._stopping = threading.Event()
-        self._seen_at = 0.0
 
     def _queue_on(self, database: Database) -> Queue:
         return Queue(database, lease_seconds=self._settings.lease_seconds, max_lost=self._settings.max_lost)
@@ -117,28 +106,57 @@ class Worker:
     def run(self) -> None:
         """Register, then work until `stop`."""
         self._wait_for_schema()
-        if not self._stopping.is_set():
-            self._register()
-            checkpoints.sweep(self._database, self._settings.checkpoint_path)
-        external = ExternalStudies(
+        if self._stopping.is_set():
+            return
+        opening = self._opening = open_slots(self._settings)
+        presence = self._presence = Presence(self._heartbeat_database, self.id, opening.pool)
+        try:
+            presence.register(opening.catalogue.workloads, device=opening.device)
+            self._tell_opening(opening)
+            checkpoints.sweep(self._database, self._settings.checkpoint_root)
+            self._drive_all(opening, presence)
+        finally:
+            self._stopping.set()
+            opening.pool.close()
+            presence.say_stopped()
+
+    def _drive_all(self, opening: Opening, presence: Presence) -> None:
+        """Look for studies of both kinds, and show signs of life, until `stop`."""
+        pool = opening.pool
+        trained = Driving(
             self.id,
             self._queue,
+            TRAINED,
+            self._drive,
+            stopping=self._stopping,
+            limit=self._settings.studies or len(pool),
+            poll_seconds=self._settings.poll_seconds,
+            may_take=lambda: pool.num_usable > 0,
+        )
+        external = Driving(
+            self.id,
+            self._queue,
+            EXTERNAL,
             lambda lease, sent_at: self._drive(lease, sent_at, trains=False),
             stopping=self._stopping,
             limit=self._settings.external_studies,
             poll_seconds=self._settings.poll_seconds,
         )
+        trained.start()
         external.start()
         try:
             while not self._stopping.is_set():
-                if not self._work_once():
-                    self._stopping.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))
+                pool.tend()
+                try:
+                    self._queue.reap()
+                    presence.say_seen()
+                except SQLAlchemyError as error:
+                    log.warning("database away", action="database_away", worker_id=self.id, error=str(error))
+                self._stopping.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))
         finally:
             self._stopping.set()
+            trained.join()
             external.join()
-            if self._warm is not None:
-                self._warm.stop()
-            self._say_stopped()
 
     def _wait_for_schema(self) -> None:
         """Wait as long as the settings say, in short pieces, so that a stop is heeded.
@@ -155,48 +173,9 @@ class Worker:
                     raise
                 self._stopping.wait(_SCHEMA_SECONDS)
 
-    def _register(self) -> None:
-        """Learn the workloads from a training process, tell the API, keep the process for the first study.
-
-        Raises:
-            TrainingError: if this installation can't train at all.
-        """
-        self._warm = process = self._launcher.launch()
-        try:
-            catalogue = self._launcher.describe(process, _START_SECONDS)
-        except TrainingError as error:
-            process.stop()
-            self._warm = None
-            log.warning(
-                "workloads are described one by one",
-                action="describe_failed",
-                worker_id=self.id,
-                error=str(error).splitlines()[0],
-            )
-            catalogue = self._launcher.describe_apart(_START_SECONDS)
-        device = process.ready.device if process.ready else "unknown"
-        with self._database.write() as session:
-            now = database_now(session)
-            long_gone = WorkerRow.seen_at < now - _FORGET_MILLISECONDS
-            session.execute(delete(WorkerRow).where(long_gone))
-            publish_workloads(session, catalogue.workloads, now)
-            session.add(
-                WorkerRow(
-                    id=self.id,
-                    hostname=platform.node(),
-                    pid=os.getpid(),
-                    version=version("cliptune"),
-                    device=device,
-                    started_at=now,
-                    seen_at=now,
-                )
-            )
-        self._tell_catalogue(catalogue)
-        log.info("worker ready", action="worker_ready", worker_id=self.id, device=device)
-
-    def _tell_catalogue(self, catalogue: Catalogue) -> None:
-        """Say which registered workloads can't be trained, and if none can."""
-        for each in catalogue.refused:
+    def _tell_opening(self, opening: Opening) -> None:
+        """Say which slots there are, which registered workloads can't be trained, and if none can."""
+        for each in opening.catalogue.refused:
             log.warning(
                 "workload refused",
                 action="workload_refused",
@@ -205,27 +184,20 @@ class Worker:
                 target=each.target,
                 reason=each.reason,
             )
-        if not catalogue.workloads:
+        if not opening.catalogue.workloads:
             log.warning(
                 "no workload can be trained: register some with CLIPTUNE_WORKLOADS or CLIPTUNE_WORKLOAD_SOURCES",
                 action="no_workloads",
                 worker_id=self.id,
             )
-
-    def _work_once(self) -> bool:
-        """Poll; drive the job if there was one. Whether there was."""
-        sent_at = time.monotonic()
-        try:
-            self._queue.reap()
-            self._say_seen()
-            lease = self._queue.acquire(self.id, KINDS)
-        except SQLAlchemyError as error:
-            log.warning("database away", action="database_away", worker_id=self.id, error=str(error))
-            return False
-        if lease is None:
-            return False
-        self._drive(lease, sent_at)
-        return True
+        names = [each["name"] for each in opening.pool.to_json()]
+        log.info(
+            "worker ready",
+            action="worker_ready",
+            worker_id=self.id,
+            device=opening.device,
+            slots=names,
+        )
 
     def _drive(self, lease: Lease, sent_at: float, *, trains: bool = True) -> None:
         """Drive a study until it ends or the lease is given back; without training if others do that."""
@@ -237,15 +209,21 @@ class Worker:
             renew_seconds=self._settings.renew_seconds,
             deadline_seconds=self._settings.lease_seconds - self._settings.lease_margin_seconds,
             on_lost=lambda: runner.stop_training(),
-            on_renewed=self._say_seen,
         )
+        opening, presence = self._opening, self._presence
+        assert opening is not None
+        assert presence is not None
+        if trains:
+            opening.pool.enter(lease.study_id, tenant_id=lease.tenant_id, priority=lease.priority)
         runner = StudyRunner(
             database=self._database,
             queue=self._queue,
             lease=lease,
-            launch=self._take_process if trains else None,
+            pool=opening.pool if trains else None,
             settings=self._settings,
             signals=_Signals(lease, heartbeat, self._stopping),
+            functions=opening.functions,
+            on_steps=presence.count_steps,
         )
         log.info(
             "job acquired",
@@ -264,10 +242,10 @@ class Worker:
             log.error("job left", action="job_left", job_id=lease.job_id, error=str(error))
         finally:
             runner.stop_training()
+            if trains:
+                opening.pool.leave(lease.study_id)
         if trains:
-            checkpoints.sweep(self._database, self._settings.checkpoint_path)
-        if trains and not self._stopping.is_set():
-            self._warm_up()
+            checkpoints.sweep(self._database, self._settings.checkpoint_root)
 
     def _conclude(self, lease: Lease, runner: StudyRunner) -> None:
         """Run the study and write down how it ended.
@@ -286,6 +264,9 @@ class Worker:
             outcome = JobState.CANCELLED
         except ShutdownRequestedError:
             runner.stop_training()
+            outcome = self._queue.release(lease)
+        except NoDeviceError as error:
+            log.error("job handed back", action="no_device", job_id=lease.job_id, error=str(error))
             outcome = self._queue.release(lease)
         except StudyFailedError as error:
             runner.stop_training()
@@ -307,33 +288,6 @@ class Worker:
             outcome = self._queue.fail(lease, report, delay_seconds=decision.delay_seconds)
         log.info("job done", action=f"job_{outcome}", job_id=lease.job_id, fence=lease.fence)
 
-    def _take_process(self) -> TrainingProcess:
-        """The warm training process, or a new one; the next is warmed up when the study has ended."""
-        process, self._warm = self._warm, None
-        if process is not None and process.is_alive:
-            return process
-        return self._launcher.launch()
-
-    def _warm_up(self) -> None:
-        if self._warm is None:
-            self._warm = self._launcher.launch()
-
-    def _say_seen(self) -> None:
-        """Tell ``/v1/workers`` and ``/readyz`` that this worker lives; called by the poll and by renewals."""
-        if time.monotonic() - self._seen_at < _SEEN_SECONDS:
-            return
-        self._seen_at = time.monotonic()
-        with self._heartbeat_database.write() as session:
-            session.execute(
-                update(WorkerRow).where(WorkerRow.id == self.id).values(seen_at=database_now(session))
-            )
-
-    def _say_stopped(self) -> None:
-        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
-            session.execute(
-                update(WorkerRow).where(WorkerRow.id == self.id).values(stopped_at=database_now(session))
-            )
-
 
 def run_worker(settings: Settings, *, until_stdin_closes: bool = False) -> None:
     """The worker's entry point: runs until SIGTERM or SIGINT; the second one ends it at once.
@@ -346,9 +300,9 @@ def run_worker(settings: Settings, *, until_stdin_closes: bool = False) -> None:
         DatabaseError: if the database can't be reached or its schema is another version's.
     """
     url, mode = settings.resolved_database_url, settings.sqlite_journal_mode
-    database = Database(url, journal_mode=mode)
+    database = Database(url, journal_mode=mode, pool_size=10 + _num_studies(settings))
     # Each study that this worker looks after renews its lease on a connection of its own.
-    connections = 2 + settings.external_studies
+    connections = 2 + settings.external_studies + _num_studies(settings)
     heartbeat_database = Database(
         url, journal_mode=mode, busy_seconds=_RENEW_BUSY_SECONDS, pool_size=connections
     )
@@ -370,6 +324,13 @@ def run_worker(settings: Settings, *, until_stdin_closes: bool = False) -> None:
     finally:
         database.close()
         heartbeat_database.close()
+
+
+def _num_studies(settings: Settings) -> int:
+    """Studies that a worker trains at the same time, before it is known how many devices there are."""
+    named = parse_devices(settings.devices, threads=1)
+    slots = settings.ray_slots if settings.launcher == "ray" else len(named) if named else _MANY_DEVICES
+    return settings.studies or slots
 
 
 def _stop_at_end_of_input(worker: Worker) -> None:

@@ -32,7 +32,8 @@ def answered(tmp_path_factory: pytest.TempPathFactory, installed: Finished) -> I
     with Deployment(home, f"sqlite:///{home / 'cliptune.db'}") as deployment:
         deployment.start_api()
         worker = deployment.start_worker()
-        wait_for(lambda: deployment.client().list_workloads(), "the workloads")
+        client = deployment.client()
+        wait_for(client.list_workloads, "the workloads")
         with deployment.database().write() as session:
             reading = create_key(session, label="ci", scopes=("read",))
             writing = create_key(session, label="nightly", scopes=("write",))

@@ -16,6 +16,7 @@ from typing import TypeVar
 from service.client import Client
 from service.db.session import Database
 from service.errors import ServiceError
+from service.schemas import StudyOut, WorkerOut
 
 T = TypeVar("T")
 CLIPTUNE = (sys.executable, "-m", "service.cli.main")
@@ -30,10 +31,14 @@ STUDY = {
     "cohort_size": 4,
 }
 #: The same with so many steps that a test can interfere.
-LONG_STUDY = STUDY | {"num_steps": 1500}
+LONG_STUDY = STUDY | {"num_steps": 600}
+#: What a worker does in no time, if it does anything.
+SHORT_STUDY = STUDY | {"num_trials": 3, "num_confirm_seeds": 0, "num_steps": 20}
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 90.0) -> T:
+def wait_for(
+    condition: Callable[[], T], what: str, seconds: float = 90.0, *, every_seconds: float = 0.05
+) -> T:
     """Poll until the condition is truthy; its value."""
     deadline = time.monotonic() + seconds
     while True:
@@ -41,7 +46,17 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = 90.0) -> T:
         if found:
             return found
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
+        time.sleep(every_seconds)
+
+
+def wait_until_done(client: Client, study: StudyOut, seconds: float = 180.0) -> StudyOut:
+    """The study once it has ended, asked for seldom: each answer is work that the training does not get."""
+
+    def ended() -> StudyOut | None:
+        found = client.get_study(study.id)
+        return found if found.done else None
+
+    return wait_for(ended, "the study", seconds, every_seconds=0.25) or study
 
 
 class Deployment:
@@ -66,6 +81,7 @@ class Deployment:
         }
         self.environment |= {f"CLIPTUNE_{name.upper()}": str(value) for name, value in settings.items()}
         self._stack = ExitStack()
+        self._asked: tuple[tuple[str, str], Client] | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Deployment:
@@ -102,15 +118,28 @@ class Deployment:
         return process
 
     def start_worker(self) -> subprocess.Popen[bytes]:
-        before = self._num_alive_workers()
+        before = self._alive_workers()
         process = self.start("worker")
-        wait_for(lambda: self._num_alive_workers() > before or process.poll() is not None, "the worker")
+        wait_for(lambda: self._alive_workers() - before or process.poll() is not None, "the worker")
         assert process.poll() is None, self.logs()
         return process
 
     def client(self) -> Client:
-        address = json.loads((self.home / "service.json").read_text())
-        return self._stack.enter_context(Client(address["url"], (self.home / "key").read_text().strip()))
+        return self._stack.enter_context(Client(*self._address()))
+
+    def list_workers(self) -> list[WorkerOut]:
+        return self._poller().list_workers()
+
+    def _poller(self) -> Client:
+        """One client for all that is asked again and again: making one costs more than a hundred answers."""
+        address = self._address()
+        if self._asked is None or self._asked[0] != address:
+            self._asked = address, self.client()
+        return self._asked[1]
+
+    def _address(self) -> tuple[str, str]:
+        url = json.loads((self.home / "service.json").read_text())["url"]
+        return url, (self.home / "key").read_text().strip()
 
     def database(self) -> Database:
         opened = Database(self.database_url)
@@ -122,13 +151,13 @@ class Deployment:
         if not ((self.home / "service.json").exists() and (self.home / "key").exists()):
             return False
         try:
-            self.client().version()
+            self._poller().version()
         except ServiceError:
             return False
         return True
 
-    def _num_alive_workers(self) -> int:
-        return sum(worker.alive for worker in self.client().list_workers())
+    def _alive_workers(self) -> set[str]:
+        return {worker.id for worker in self.list_workers() if worker.alive}
 
 
 def child_pids(pid: int) -> list[int]:

@@ -17,7 +17,7 @@ import pytest
 from acceptance.deployment import Deployment, wait_for
 
 from service.client import Client, LeasedTrial
-from service.db.models import LaneRow, TrialResultRow
+from service.db.models import LaneRow, TrialResultRow, TrialRow
 from service.db.session import Database
 from tuner.errors import TrialPruned
 
@@ -42,12 +42,20 @@ def deployment(tmp_path: Path, database_url: str) -> Iterator[Deployment]:
         yield started
 
 
-@pytest.fixture
-def on_sqlite(tmp_path: Path, sqlite_url: str) -> Iterator[Deployment]:
-    """What does not depend on the database is tested on one."""
-    with Deployment(tmp_path / "home", sqlite_url) as started:
+@pytest.fixture(scope="module")
+def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """What does not depend on the database is tested on one, and one service; each test has a study of its own."""
+    folder = tmp_path_factory.mktemp("external")
+    # Equal questions are asked again and again: none may begin with what the one before it found.
+    with Deployment(folder / "home", f"sqlite:///{folder / 'cliptune.db'}", warm_start=False) as started:
         started.start_api()
         yield started
+
+
+def worker_of(deployment: Deployment) -> subprocess.Popen[bytes]:
+    """The worker that runs, or a new one where a test has killed it."""
+    _api, *workers = deployment.processes
+    return next((each for each in workers if each.poll() is None), None) or deployment.start_worker()
 
 
 def train(trial: LeasedTrial, *, told_norms: bool = True) -> float:
@@ -114,7 +122,7 @@ def test_agents_find_that_clipping_pays(deployment: Deployment) -> None:
 
 
 def test_study_with_a_range_needs_no_norms(on_sqlite: Deployment) -> None:
-    on_sqlite.start_worker()
+    worker_of(on_sqlite)
     client = on_sqlite.client()
     study = client.create_study(STUDY | {"threshold_low": 1.0, "threshold_high": 100.0})
     run_agents(on_sqlite, study.id, 2, told_norms=False)
@@ -126,7 +134,7 @@ def test_study_with_a_range_needs_no_norms(on_sqlite: Deployment) -> None:
 
 
 def test_study_without_norms_or_range_says_what_is_missing(on_sqlite: Deployment) -> None:
-    on_sqlite.start_worker()
+    worker_of(on_sqlite)
     client = on_sqlite.client()
     study = client.create_study(STUDY)
     run_agents(on_sqlite, study.id, 1, told_norms=False)
@@ -138,7 +146,7 @@ def test_study_without_norms_or_range_says_what_is_missing(on_sqlite: Deployment
 
 def test_study_survives_its_worker(on_sqlite: Deployment) -> None:
     """The lanes are rows: whoever takes the study over finds them as they are."""
-    first = on_sqlite.start_worker()
+    first = worker_of(on_sqlite)
     client = on_sqlite.client()
     study = client.create_study(STUDY)
     trial = client.ask(study.id, client_id="slow")
@@ -146,7 +154,7 @@ def test_study_survives_its_worker(on_sqlite: Deployment) -> None:
     first.kill()
     first.wait()
     trial.report(0, 20.0)
-    on_sqlite.start_worker()
+    worker_of(on_sqlite)
     with trial:
         train_rest = dict.fromkeys(trial.rung_steps, 20.0)
         for step, value in train_rest.items():
@@ -158,7 +166,7 @@ def test_study_survives_its_worker(on_sqlite: Deployment) -> None:
 
 
 def test_cancelled_study_stops_its_agents(on_sqlite: Deployment) -> None:
-    on_sqlite.start_worker()
+    worker_of(on_sqlite)
     client = on_sqlite.client()
     study = client.create_study(STUDY)
     trial = client.ask(study.id)
@@ -214,7 +222,7 @@ def test_lane_of_a_killed_process_goes_to_another(deployment: Deployment) -> Non
 
 @pytest.mark.parametrize("how", ["raises", "out of memory"])
 def test_training_that_fails_costs_one_trial(on_sqlite: Deployment, how: str) -> None:
-    on_sqlite.start_worker()
+    worker_of(on_sqlite)
     client = on_sqlite.client()
     study = client.create_study(STUDY | {"threshold_low": 1.0, "threshold_high": 100.0})
     bad: list[str] = []
@@ -254,12 +262,12 @@ def run_thread(target: Callable[[], None], deployment: Deployment) -> None:
 def one_result_each(database: Database, study_id: str) -> bool:
     with database.read() as session:
         lanes = session.query(LaneRow.trial_id, LaneRow.seed).filter_by(study_id=study_id).all()
-        results = session.query(TrialResultRow.trial_id).all()
+        results = session.query(TrialResultRow.trial_id).join(TrialRow).filter_by(study_id=study_id).all()
     return len(lanes) == len(set(lanes)) and len(results) == len(set(results)) > 0
 
 
 def test_external_study_does_not_keep_a_worker_from_training(on_sqlite: Deployment) -> None:
-    on_sqlite.start_worker()
+    worker_of(on_sqlite)
     client = on_sqlite.client()
     waiting = client.create_study(STUDY)
     wait_for(lambda: client.get_study(waiting.id).state == "running", "the external study")
@@ -269,3 +277,4 @@ def test_external_study_does_not_keep_a_worker_from_training(on_sqlite: Deployme
     wait_for(lambda: client.get_study(trained.id).done, "the study that the worker trains")
     assert client.get_study(trained.id).state == "succeeded"
     assert client.get_study(waiting.id).state == "running"
+    client.cancel_study(waiting.id)

@@ -15,11 +15,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from acceptance.deployment import LONG_STUDY, STUDY, Deployment, child_pids, is_running, wait_for
+from acceptance.deployment import (
+    LONG_STUDY,
+    SHORT_STUDY,
+    STUDY,
+    Deployment,
+    child_pids,
+    is_running,
+    wait_for,
+    wait_until_done,
+)
 from postgres import private_cluster
 from sqlalchemy import func, make_url, select
 
-from service.client import Client
 from service.db.models import JobEventRow, JobRow, StudyRow, TrialResultRow, TrialRow
 from service.errors import UnavailableError
 from service.schemas import EventOut, RecommendationOut, StudyOut
@@ -27,7 +35,7 @@ from service.states import JobState
 from tuner.evidence import TrialState
 
 #: A study whose last rung takes seconds, trained the same way whatever else the machine does.
-RESUMED_STUDY = STUDY | {"num_trials": 4, "num_confirm_seeds": 0, "num_steps": 2700, "lanes": 8}
+RESUMED_STUDY = STUDY | {"num_trials": 4, "num_confirm_seeds": 0, "num_steps": 1350, "lanes": 8}
 #: What identifies a recommendation apart from ids and times.
 EVIDENCE = (
     "verdict",
@@ -77,12 +85,6 @@ def wait_for_results(deployment: Deployment, study: StudyOut, count: int) -> set
             return set(session.scalars(query.where(TrialRow.study_id == study.id)))
 
     return wait_for(lambda: ended() if len(ended()) >= count else None, f"{count} results") or set()
-
-
-def wait_until_done(client: Client, study: StudyOut) -> StudyOut:
-    return (
-        wait_for(lambda: found if (found := client.get_study(study.id)).done else None, "the study") or study
-    )
 
 
 def assert_one_result_per_trial(deployment: Deployment, study: StudyOut) -> None:
@@ -162,7 +164,7 @@ def test_killed_between_rungs_it_goes_on_from_the_checkpoint(deployment: Deploym
     worker = deployment.start_worker()
     undisturbed = wait_until_done(client, client.create_study(RESUMED_STUDY))
     expected = lanes_of(deployment, undisturbed)
-    rungs = (300, 900, 2700)
+    rungs = (150, 450, 1350)
     for killed in ("training process", "worker"):
         study = client.create_study(RESUMED_STUDY)
         wait_for_checkpoint(deployment, study, 1)
@@ -236,7 +238,7 @@ def test_frozen_worker_wakes_up_and_changes_nothing(deployment: Deployment) -> N
     assert snapshot(deployment, study) == before
     assert_one_result_per_trial(deployment, ended)
     assert zombie.poll() is None, "a lost lease is a normal outcome"
-    again = wait_until_done(client, client.create_study(STUDY))
+    again = wait_until_done(client, client.create_study(SHORT_STUDY))
     assert again.state is JobState.SUCCEEDED
 
 
@@ -292,7 +294,7 @@ def test_cancel_stops_the_training(deployment: Deployment) -> None:
     assert_no_open_trial(deployment, study)
     # One warm process may wait for the next study; those that were there are gone.
     wait_for(lambda: not any(map(is_running, trainers)), "the end of the training", seconds=10)
-    assert wait_until_done(client, client.create_study(STUDY)).state is JobState.SUCCEEDED
+    assert wait_until_done(client, client.create_study(SHORT_STUDY)).state is JobState.SUCCEEDED
 
 
 def events_so_far(deployment: Deployment, study: StudyOut) -> list[JobEventRow]:
@@ -311,7 +313,7 @@ def test_killed_serve_takes_its_worker_and_training_along(tmp_path: Path, sqlite
         server = deployment.start("serve")
         wait_for(lambda: deployment.is_up(server), "the API")
         client = deployment.client()
-        wait_for(lambda: any(worker.alive for worker in client.list_workers()), "the worker")
+        wait_for(lambda: any(worker.alive for worker in deployment.list_workers()), "the worker")
         study = client.create_study(LONG_STUDY | {"num_steps": 200_000})
         wait_for(lambda: client.get_study(study.id).state is JobState.RUNNING, "the start")
         family = descendants(server)
@@ -326,7 +328,7 @@ def test_stopped_serve_leaves_nothing_behind(tmp_path: Path, sqlite_url: str, st
     with Deployment(tmp_path / "home", sqlite_url) as deployment:
         server = deployment.start("serve")
         wait_for(lambda: deployment.is_up(server), "the API")
-        wait_for(lambda: any(worker.alive for worker in deployment.client().list_workers()), "the worker")
+        wait_for(lambda: any(worker.alive for worker in deployment.list_workers()), "the worker")
         family = descendants(server)
         server.send_signal(stop)
         assert server.wait(timeout=40) == 0

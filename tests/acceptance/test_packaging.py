@@ -78,12 +78,28 @@ def test_compose_sets_only_real_settings() -> None:
             assert not name.startswith(PREFIX) or name in known
 
 
+def test_cluster_of_compose_is_closed() -> None:
+    """Token authentication, no port, no dashboard, nothing but the worker between the nodes and the database."""
+    on_ray = {name: each for name, each in compose_services().items() if each.get("profiles") == ["cluster"]}
+    assert set(on_ray) == {"ray-head", "ray-node", "cluster-worker"}
+    for name, service in on_ray.items():
+        (command,) = service["command"]
+        environment = service["environment"]
+        assert environment["RAY_AUTH_MODE"] == "token"
+        assert f"install -m 600 /run/secrets/ray_token {environment['RAY_AUTH_TOKEN_PATH']}" in command
+        assert not service.get("ports") and service["read_only"] and service["cap_drop"] == ["ALL"]
+        assert ("default" in service["networks"]) is (name == "cluster-worker")
+        assert ("CLIPTUNE_DATABASE_URL" in environment) is (name == "cluster-worker")
+    assert "--include-dashboard=false" in on_ray["ray-head"]["command"][0]
+
+
 def test_dockerfile_builds_the_targets_that_compose_names() -> None:
     targets = set(re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     builds = {
         name: service["build"]["target"] for name, service in compose_services().items() if "build" in service
     }
-    assert builds == {"api": "api", "worker": "worker", "deliver": "api"}
+    on_ray = dict.fromkeys(("ray-head", "ray-node", "cluster-worker"), "cluster")
+    assert builds == {"api": "api", "worker": "worker", "deliver": "api"} | on_ray
     assert set(builds.values()) <= targets
 
 

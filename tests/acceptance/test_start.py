@@ -8,13 +8,31 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from acceptance.deployment import CLIPTUNE, STUDY, Deployment, wait_for
 from postgres import free_port
+from warm import Warm, warm_process
 
 from service.states import JobState
+
+COMMAND = Path(__file__).parents[2] / "service" / "cli" / "main.py"
+MODULES = (
+    "service.cli.main",
+    "service.cli.server",
+    "service.api.app",
+    "service.db.migrate",
+    "service.client",
+)
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    """What ends before it has begun runs in a process that finds the command's modules loaded."""
+    with warm_process() as process:
+        yield process
 
 
 @pytest.fixture
@@ -22,31 +40,31 @@ def deployment(tmp_path: Path, sqlite_url: str) -> Deployment:
     return Deployment(tmp_path / "home", sqlite_url, database_wait_seconds=1)
 
 
-def fails(deployment: Deployment, *arguments: str) -> tuple[int, str]:
-    done = deployment.run(*arguments, timeout=60)
+def fails(warm: Warm, deployment: Deployment, *arguments: str) -> tuple[int, str]:
+    done = warm.run(COMMAND, *arguments, modules=MODULES, env=deployment.environment, timeout=60)
     lines = done.stderr.strip().splitlines()
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, lines[-1]
 
 
-def test_port_in_use(deployment: Deployment) -> None:
+def test_port_in_use(warm: Warm, deployment: Deployment) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        status, line = fails(deployment, "api", "--port", str(taken.getsockname()[1]))
+        status, line = fails(warm, deployment, "api", "--port", str(taken.getsockname()[1]))
     assert status == 2
     assert "is in use" in line and "--port" in line and line.endswith("[port_in_use]")
 
 
-def test_address_of_another_machine(deployment: Deployment) -> None:
-    status, line = fails(deployment, "api", "--host", "192.0.2.1")
+def test_address_of_another_machine(warm: Warm, deployment: Deployment) -> None:
+    status, line = fails(warm, deployment, "api", "--host", "192.0.2.1")
     assert status == 2
     assert "--host" in line and line.endswith("[address_unusable]")
 
 
-def test_database_folder_is_missing(tmp_path: Path) -> None:
+def test_database_folder_is_missing(warm: Warm, tmp_path: Path) -> None:
     deployment = Deployment(tmp_path / "home", f"sqlite:///{tmp_path}/no/such/folder/x.db")
-    status, line = fails(deployment, "api")
+    status, line = fails(warm, deployment, "api")
     assert status == 2
     assert "CLIPTUNE_DATABASE_URL" in line and line.endswith("[database_not_writable]")
 
@@ -74,34 +92,34 @@ def test_database_file_is_not_writable(deployment: Deployment, tmp_path: Path) -
     assert "can't be written" in line and line.endswith("[database_not_writable]")
 
 
-def test_home_can_not_be_made(deployment: Deployment, tmp_path: Path) -> None:
+def test_home_can_not_be_made(warm: Warm, deployment: Deployment, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     deployment.environment["CLIPTUNE_HOME"] = str(tmp_path / "file" / "home")
-    status, line = fails(deployment, "api")
+    status, line = fails(warm, deployment, "api")
     assert status == 2
     assert "CLIPTUNE_HOME" in line and line.endswith("[database_not_writable]")
 
 
 @pytest.mark.parametrize("command", ["api", "worker"])
-def test_postgresql_is_down(tmp_path: Path, command: str) -> None:
+def test_postgresql_is_down(warm: Warm, tmp_path: Path, command: str) -> None:
     url = f"postgresql://someone:secret-word@127.0.0.1:{free_port()}/db"
     deployment = Deployment(tmp_path / "home", url, database_wait_seconds=1)
-    status, line = fails(deployment, command)
+    status, line = fails(warm, deployment, command)
     assert status == 3
     assert "PostgreSQL runs" in line and line.endswith("[database_unreachable]")
     assert "secret-word" not in line
 
 
 @pytest.mark.postgres
-def test_postgresql_refuses(tmp_path: Path, postgres_url: str) -> None:
+def test_postgresql_refuses(warm: Warm, tmp_path: Path, postgres_url: str) -> None:
     deployment = Deployment(tmp_path / "home", postgres_url + "_no_such", database_wait_seconds=1)
-    status, line = fails(deployment, "api")
+    status, line = fails(warm, deployment, "api")
     assert status == 2
     assert "database's name" in line and line.endswith("[database_refused]")
 
 
-def test_worker_without_schema(deployment: Deployment) -> None:
-    status, line = fails(deployment, "worker")
+def test_worker_without_schema(warm: Warm, deployment: Deployment) -> None:
+    status, line = fails(warm, deployment, "worker")
     assert status == 2
     assert "cliptune api" in line and line.endswith("[schema_mismatch]")
 
@@ -117,9 +135,9 @@ def test_worker_without_schema(deployment: Deployment) -> None:
         ("CLIPTUNE_DATABASE_URL", "sqlite://", "in-memory"),
     ],
 )
-def test_wrong_setting(deployment: Deployment, name: str, value: str, says: str) -> None:
+def test_wrong_setting(warm: Warm, deployment: Deployment, name: str, value: str, says: str) -> None:
     deployment.environment[name] = value
-    status, line = fails(deployment, "api")
+    status, line = fails(warm, deployment, "api")
     assert status == 2
     assert says in line
 
@@ -137,11 +155,11 @@ def test_settings_are_listed_without_secrets(deployment: Deployment) -> None:
     assert "* CLIPTUNE_MAX_TRIALS=77" in deployment.run("settings").stdout
 
 
-def test_client_commands_without_a_service(deployment: Deployment) -> None:
-    status, line = fails(deployment, "studies")
+def test_client_commands_without_a_service(warm: Warm, deployment: Deployment) -> None:
+    status, line = fails(warm, deployment, "studies")
     assert (status, line[-13:]) == (3, "[key_missing]")
     deployment.environment |= {"CLIPTUNE_API_KEY": "x", "CLIPTUNE_URL": f"http://127.0.0.1:{free_port()}"}
-    status, line = fails(deployment, "recommend", "--workload", "charlm-rnn")
+    status, line = fails(warm, deployment, "recommend", "--workload", "charlm-rnn")
     assert status == 3
     assert "cliptune serve" in line and line.endswith("[service_unreachable]")
 
@@ -162,7 +180,7 @@ def test_by_hand(tmp_path: Path, sqlite_url: str) -> None:
     with Deployment(tmp_path / "home", sqlite_url) as deployment:
         server = deployment.start("serve")
         wait_for(lambda: deployment.is_up(server), "the API")
-        wait_for(lambda: any(worker.alive for worker in deployment.client().list_workers()), "the worker")
+        wait_for(lambda: any(worker.alive for worker in deployment.list_workers()), "the worker")
         options = ["--workload", "digits-mlp", "--trials", "5", "--seeds", "2", "--steps", "60"]
 
         waited = deployment.run("submit", *options, "--current", "global_norm:1", "--wait")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ class Api:
             headers={"Idempotency-Key": key or str(uuid.uuid4())},
         )
 
-    def add_worker(self, age_seconds: float = 0.0) -> None:
+    def add_worker(self, age_seconds: float = 0.0, slots: Sequence[dict[str, Any]] = ()) -> None:
         with self.database.write() as session:
             now = database_now(session)
             session.add(
@@ -205,6 +205,7 @@ class Api:
                     pid=1,
                     version="0.1.0",
                     device="cpu",
+                    slots=list(slots),
                     started_at=now,
                     seen_at=now - int(age_seconds * 1000),
                     stopped_at=None,

@@ -1,8 +1,9 @@
 """Train a cohort rung by rung and tell what happens. The loop decides nothing about a trial's worth itself.
 
 At every rung: advance all live lanes, evaluate them, mark the diverged ones, ask the pure ``prune`` function
-which trials end here, retire those, go on. Events are yielded as they happen, so that the caller can stream
-them; on a CPU the same cohort on the same engine gives the same results bit for bit, however its events are consumed.
+which trials end here, retire those, go on. A part of a cohort asks ``decide`` instead, which may wait for the other
+parts. Events are yielded as they happen, so that the caller can stream them; on a CPU the same cohort on the same
+engine gives the same results bit for bit, however its events are consumed.
 Which engine `auto` takes rests on measured speed, and two engines agree up to rounding.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -24,6 +25,7 @@ from tuner.training.cohort import (
     EngineChosen,
     Event,
     LaneValue,
+    PartReached,
     Progressed,
     Resumed,
     RungReached,
@@ -37,6 +39,9 @@ from tuner.workloads.base import AnyWorkload
 
 #: ``prune(values by trial, one per seed and inf = diverged; history at this rung; protected) -> trials that end``.
 Prune = Callable[[Mapping[str, Sequence[float]], Sequence[float], Collection[str]], Collection[str]]
+
+#: ``decide(index of a rung) -> trials that end there``; may wait.
+Decide = Callable[[int], Collection[str]]
 
 #: Least time between two `Progressed` events.
 PROGRESS_SECONDS = 1.0
@@ -64,6 +69,7 @@ def train_cohort(
     workload: AnyWorkload,
     *,
     prune: Prune = never_prune,
+    decide: Decide | None = None,
     engine: Engine | None = None,
     checkpoints: Checkpoints | None = None,
     device: torch.device | str = "cpu",
@@ -83,11 +89,18 @@ def train_cohort(
     written or used is told, and training goes on without it. An engine that can't write down its state (an
     optimizer given as a function) has none.
 
+    With ``decide`` this is a part of a cohort: at every rung but the last it writes its checkpoint, tells what it
+    measured, and asks once the caller comes back. One that goes on from such a checkpoint tells and asks again, so a
+    part that waits may be ended and started anew. A trial goes on in a part where all its lanes have diverged:
+    whether it has in the others too is not known here.
+
     Args:
         cohort: what to train, or what is left of it.
         workload: the cohort's workload with the cohort's parameters.
         prune: decides at each rung but the last; a pure function, for example
             what `tuner.search.halving.halving` gives.
+        decide: makes this a part: given a rung's index, which trials end there; what it names beside the live ones
+            is ignored. Not together with ``prune``.
         engine: trains the lanes; by default an `AutoEngine` on ``device``.
         checkpoints: the cohort's; None keeps none. Not together with an engine.
         device: where the default engine trains.
@@ -98,19 +111,22 @@ def train_cohort(
     Yields:
         `CheckpointFailed` for each one that was passed over, `EngineChosen` before the first step and whenever the
         way of training changes, `Resumed` if the cohort goes on from a checkpoint, `Progressed` at most about once a
-        second, `RungReached` once per rung, `TrialEnded` once per trial, `CheckpointSaved` or `CheckpointFailed`
-        at rungs.
+        second, `RungReached` once per rung (a part `PartReached`), `TrialEnded` once per trial, `CheckpointSaved` or
+        `CheckpointFailed` at rungs.
 
     Raises:
-        ValueError: if both an engine and checkpoints are given.
+        ValueError: if both an engine and checkpoints, or both ``prune`` and ``decide`` are given.
         LaneError: if the workload's code raised while a lane trained; it names the trial.
         ProbeError: if the validation loss of a seed is not finite before the first step.
     """
+    if decide is not None and prune is not never_prune:
+        raise ValueError("a part's rungs are decided by decide: leave out prune")
+    judge = _Judge(prune, decide)
     if checkpoints is None:
         chosen = engine or AutoEngine(
             cohort, workload, device=device, compiles=compiles, rehearsals=rehearsals, clock=clock
         )
-        return _CohortRun(cohort, chosen, prune, clock).events()
+        return _CohortRun(cohort, chosen, judge, clock).events()
     if engine is not None:
         raise ValueError("checkpoints need the default engine: leave out engine")
     started, device = clock(), torch.device(device)
@@ -129,10 +145,17 @@ def train_cohort(
     kept = CohortCheckpoints(checkpoints, workload, device)
     found, failed = kept.find(cohort, make)
     if found is None:
-        return _CohortRun(cohort, make(cohort, None), prune, clock, kept).events(failed)
+        return _CohortRun(cohort, make(cohort, None), judge, clock, kept).events(failed)
     told = frozenset(trial.id for trial in cohort.trials)
-    run = _CohortRun(found.cohort, found.engine, prune, clock, kept, found.state, told)
+    run = _CohortRun(found.cohort, found.engine, judge, clock, kept, found.state, told)
     return run.events(failed, seconds=clock() - started)
+
+
+class _Judge(NamedTuple):
+    """Who says which trials end at a rung: ``decide`` if there is one, ``prune`` otherwise."""
+
+    prune: Prune
+    decide: Decide | None
 
 
 class _CohortRun:
@@ -141,7 +164,7 @@ class _CohortRun:
     Args:
         cohort: all its trials.
         engine: trains them.
-        prune: decides at rungs.
+        judge: decides at rungs.
         clock: monotonic seconds.
         kept: where its checkpoints go, if anywhere.
         state: where it is; None is the beginning.
@@ -152,7 +175,7 @@ class _CohortRun:
         self,
         cohort: Cohort,
         engine: Engine,
-        prune: Prune,
+        judge: _Judge,
         clock: Clock,
         kept: CohortCheckpoints | None = None,
         state: CohortState | None = None,
@@ -161,7 +184,7 @@ class _CohortRun:
         trials = [trial.id for trial in cohort.trials]
         self.cohort = cohort
         self.engine = engine
-        self.prune = prune
+        self.judge = judge
         self.clock = clock
         self.kept = kept
         self.state = state or CohortState(trials)
@@ -183,14 +206,18 @@ class _CohortRun:
                 lane_steps=self.state.lane_steps,
                 seconds=seconds,
             )
+            if self.state.is_undecided:
+                yield from self._compare(first - 1)
         else:
             yield from self._save()
         for index, step in list(enumerate(self.cohort.rung_steps))[first:]:
-            yield from self._rung(index, step)
-            self.state.next_rung = index + 1
             if not self.state.live_trials:
                 return
-            yield from self._save()
+            yield from self._advance(step)
+            self._evaluate(step)
+            yield from self._choice()
+            self.state.next_rung = index + 1
+            yield from self._compare(index)
 
     def _save(self) -> Iterator[Event]:
         """Write a checkpoint, if there is a rung left to train to."""
@@ -198,19 +225,34 @@ class _CohortRun:
             saved = self.kept.save(self.cohort, self.engine, self.state)
             yield from () if saved is None else (saved,)
 
-    def _rung(self, index: int, step: int) -> Iterator[Event]:
-        """Train up to a rung, compare there, and end what ends."""
-        yield from self._advance(step)
-        self._evaluate(step)
-        yield from self._choice()
-        is_last = index == len(self.cohort.rung_steps) - 1
+    def _compare(self, index: int) -> Iterator[Event]:
+        """Tell a rung that all live lanes have reached, end what ends there, and write a checkpoint.
+
+        A part writes it before it waits, so that it can be ended while it does.
+        """
+        step, is_last = self.cohort.rung_steps[index], index == len(self.cohort.rung_steps) - 1
+        if self.judge.decide is not None:
+            yield from self._part_reached(index, step, self.judge.decide, is_last=is_last)
+            return
         pruned = () if is_last else self._choose_pruned(step)
-        yield RungReached(
-            index=index,
-            step=step,
-            values=self._lane_values(),
-            pruned=tuple(trial_id for trial_id in pruned if trial_id in self.told),
-        )
+        told = tuple(trial_id for trial_id in pruned if trial_id in self.told)
+        yield RungReached(index=index, step=step, values=self._lane_values(), pruned=told)
+        yield from self._end_all(pruned, is_last=is_last)
+        if self.state.live_trials:
+            yield from self._save()
+
+    def _part_reached(self, index: int, step: int, decide: Decide, *, is_last: bool) -> Iterator[Event]:
+        if not is_last and not self.state.is_undecided:
+            self.state.is_undecided = True
+            yield from self._save()
+        yield PartReached(index=index, step=step, values=self._lane_values())
+        chosen = set() if is_last else set(decide(index))
+        self.state.is_undecided = False
+        pruned = tuple(trial_id for trial_id in self.state.live_trials if trial_id in chosen)
+        yield from self._end_all(pruned, is_last=is_last)
+
+    def _end_all(self, pruned: Sequence[str], *, is_last: bool) -> Iterator[Event]:
+        """End the trials that end at a rung: the pruned ones, and all at the last."""
         for trial_id in tuple(self.state.live_trials) if is_last else pruned:
             ended = self._end(trial_id, "complete" if is_last else "pruned")
             if trial_id in self.told:
@@ -296,7 +338,7 @@ class _CohortRun:
             for trial_id in self.state.live_trials
         }
         protected = {trial.id for trial in self.cohort.trials if trial.protected}
-        chosen = set(self.prune(values, self.cohort.history.get(step, ()), protected))
+        chosen = set(self.judge.prune(values, self.cohort.history.get(step, ()), protected))
         return tuple(trial_id for trial_id in self.state.live_trials if trial_id in chosen)
 
     def _lane_values(self) -> tuple[LaneValue, ...]:

@@ -39,6 +39,8 @@ class CohortState:
         values: newest objective by lane.
         lane_steps: optimizer steps taken, over all lanes.
         ended_steps: those of lanes that ended or diverged.
+        is_undecided: whether which trials end at the rung before ``next_rung`` is still to be told: a part of a cohort
+            waits there.
     """
 
     live_trials: list[str]
@@ -49,6 +51,7 @@ class CohortState:
     values: dict[LaneId, float] = field(default_factory=dict)
     lane_steps: int = 0
     ended_steps: int = 0
+    is_undecided: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; an infinite bound is written as None."""
@@ -63,6 +66,7 @@ class CohortState:
             "values": [[*lane, value] for lane, value in self.values.items()],
             "lane_steps": self.lane_steps,
             "ended_steps": self.ended_steps,
+            "is_undecided": self.is_undecided,
         }
 
     @classmethod
@@ -77,6 +81,7 @@ class CohortState:
             values={LaneId(trial, seed): value for trial, seed, value in document["values"]},
             lane_steps=document["lane_steps"],
             ended_steps=document["ended_steps"],
+            is_undecided=document.get("is_undecided", False),
         )
 
 
@@ -163,7 +168,12 @@ class CohortCheckpoints:
         """
         self._checkpoints.forget_drafts()
         failed: list[CheckpointFailed] = []
-        for path in self._checkpoints.newest_first():
+        try:
+            found = self._checkpoints.newest_first()
+        except OSError as error:
+            told = f"the checkpoints in {self._checkpoints.folder} can't be listed ({error})"
+            return None, [CheckpointFailed(error=f"{told}; training starts at the first step")]
+        for path in found:
             try:
                 return self._read(path, cohort, restore), failed
             except CheckpointError as error:
@@ -175,7 +185,7 @@ class CohortCheckpoints:
         return None, failed
 
     def _read(
-        self, path: Path, cohort: Cohort, restore: Callable[[Cohort, EngineState | None], Engine]
+        self, path: Path | str, cohort: Cohort, restore: Callable[[Cohort, EngineState | None], Engine]
     ) -> Resumption:
         """Go on from one checkpoint.
 
@@ -213,7 +223,7 @@ class CohortCheckpoints:
         )
 
 
-def _gone(path: Path, cohort: Cohort, whole: Cohort, state: CohortState) -> tuple[str, ...]:
+def _gone(path: Path | str, cohort: Cohort, whole: Cohort, state: CohortState) -> tuple[str, ...]:
     """The live trials of a checkpoint that can't be trained any more, because they failed.
 
     Raises:

@@ -207,9 +207,12 @@ def _usable(found: Any, name: str) -> type[AnyWorkload] | FunctionWorkload:
 
 
 def _described(name: str, found: type[AnyWorkload] | FunctionWorkload) -> WorkloadDescription:
+    from tuner.workloads.function import FunctionWorkload
+
     return WorkloadDescription(
         name=name,
         description=found.description,
         objective=found.objective,
         parameters=found.parameter_fields(),
+        is_function=isinstance(found, FunctionWorkload),
     )

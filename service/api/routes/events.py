@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -20,8 +19,8 @@ from service.schemas import EventOut
 
 router = APIRouter(tags=["studies"])
 
-#: Waits between two looks at the database, in seconds: short after news, longer while nothing happens.
-_LOOK_SECONDS = (0.1, 0.2, 0.3, 0.5)
+#: How long a stream waits for news before it looks whether the process stops or its key was revoked, in seconds.
+_QUIET_SECONDS = 0.5
 _BATCH = 500
 #: Time between two looks at the reader's key, in seconds: with what is remembered of a key, a revoked one ends its
 #: streams within a minute.
@@ -56,13 +55,15 @@ async def stream_events(
     """
     seen = last_event_id if last_event_id is not None else after or 0
     yield ServerSentEvent(retry=_RECONNECT_MILLISECONDS, comment="cliptune")
-    quiet, checked_at = 0, time.monotonic()
+    has_news, checked_at = True, time.monotonic()
     while True:
+        events, is_done = list[EventOut](), False
         try:
             if time.monotonic() - checked_at > _KEY_SECONDS:
                 await authenticate_reader(request)
                 checked_at = time.monotonic()
-            events, is_done = await run_in_threadpool(_read, app, study_id, seen)
+            if has_news:
+                events, is_done = await run_in_threadpool(_read, app, study_id, seen)
         except ProblemError:
             # A reader that may read no longer is told so when it comes back.
             return
@@ -78,8 +79,7 @@ async def stream_events(
                 return
         if app.stopping.is_set() or (is_done and len(events) < _BATCH):
             return
-        quiet = 0 if events else quiet + 1
-        await asyncio.sleep(_LOOK_SECONDS[min(quiet, len(_LOOK_SECONDS) - 1)])
+        has_news = len(events) == _BATCH or await app.news.wait(study_id, seen, _QUIET_SECONDS)
 
 
 def _read(app: Services, study_id: str, after: int) -> tuple[list[EventOut], bool]:

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from service.api import problems
 from service.api.answers import answer
 from service.api.deps import App, Reader
-from service.api.routes.catalog import read_workers
+from service.api.routes.catalog import count_alive
 from service.errors import NotFoundError, UnavailableError
 from service.schemas import Health, Ready, Version
 
@@ -37,7 +37,7 @@ def get_readiness(app: App) -> Response:
         UnavailableError: ``no_worker``.
     """
     with app.database.read() as session:
-        alive = sum(worker.alive for worker in read_workers(session))
+        alive = count_alive(session)
     if not alive:
         raise UnavailableError(
             "no worker was seen within a minute, so studies would wait: start one with `cliptune worker`",
@@ -55,9 +55,8 @@ async def get_version() -> Response:
 
 @router.get("/metrics", response_class=Response)
 def get_metrics(app: App, principal: Reader) -> Response:
-    """Figures in Prometheus's text format."""
-    del principal
-    return Response(app.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    """Figures in Prometheus's text format; those of studies and keys are of this key's tenant."""
+    return Response(app.metrics.render(principal.tenant_id), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/errors/{code}", include_in_schema=False)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from service import recommendations, studies, workloads
 from service.api.answers import answer, not_modified, page_answer
 from service.api.deps import App, JsonBody, Reader, Services, StudyId, Writer
-from service.errors import InvalidRequestError, NotFoundError
+from service.errors import ForbiddenError, InvalidRequestError, NotFoundError
 from service.keys import Principal
 from service.schemas import ExtendRequest, Page, RecommendationOut, StudyOut, StudyRequest, TrialOut
 from service.settings import Settings
@@ -51,6 +51,7 @@ def create_study(
     """Submit a study. Repeat the same request with the same Idempotency-Key as often as you like."""
     key = _require_key(idempotency_key)
     _require_budget(body, app.settings)
+    _require_priority(body.priority, principal)
     parameters = dict(body.parameters)
     if not body.external:
         with app.database.read() as session:
@@ -64,6 +65,8 @@ def create_study(
             name=body.name,
             idempotency_key=key,
             body_sha256=canonical_digest(body.to_json()),
+            key_id=principal.key_id,
+            priority=body.priority,
             max_attempts=app.settings.max_attempts,
         )
         study = studies.get(session, tenant_id=principal.tenant_id, study_id=submitted.study_id)
@@ -252,6 +255,19 @@ def _require_key(key: str | None) -> str:
             status=400,
         )
     return key
+
+
+def _require_priority(priority: int, principal: Principal) -> None:
+    """Refuse to go before everybody else's studies without an admin's key.
+
+    Raises:
+        ForbiddenError: for a priority above 0.
+    """
+    if priority > 0 and not principal.may("admin"):
+        raise ForbiddenError(
+            f"a priority of {priority} goes before everybody else's studies: that needs the scope admin, and the key "
+            f"{principal.key_id} has {', '.join(sorted(principal.scopes)) or 'none'}; leave it at 0 or below"
+        )
 
 
 def _require_budget(body: StudyRequest, settings: Settings) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm, warm_process
 
 from service.lanes import LaneStatus
 
@@ -78,6 +80,13 @@ trainer.fit(Regression(), data, data)
 """
 
 
+@pytest.fixture(scope="module")
+def frameworks() -> Iterator[Warm]:
+    """A framework is imported once; each training is a process of its own."""
+    with warm_process() as process:
+        yield process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "objective", "norm", "threshold"),
@@ -91,14 +100,16 @@ trainer.fit(Regression(), data, data)
     ids=["transformers", "transformers off", "lightning", "lightning off"],
 )
 def test_event_files_of_a_framework(
-    external: Any, tmp_path: Path, script: str, objective: str, norm: str, threshold: str
+    external: Any, frameworks: Warm, tmp_path: Path, script: str, objective: str, norm: str, threshold: str
 ) -> None:
     (trial_id,) = external.put_up(threshold)
     file = tmp_path / "train.py"
     file.write_text(MODEL + script)
     keys = ("--objective-key", objective, "--norm-key", norm, "--metrics", "tensorboard:{output}")
-    command = (sys.executable, str(file), "--max-grad-norm={threshold}", "--seed={seed}", "--output={output}")
-    done = external.run("--trials", "1", *keys, "--", *command)
+    imported = "transformers.trainer" if script == TRANSFORMERS else "lightning"
+    command = frameworks.command(file, modules=[imported])
+    options = ("--max-grad-norm={threshold}", "--seed={seed}", "--output={output}")
+    done = external.run("--trials", "1", *keys, "--", *command, *options)
     assert done.returncode == 0, done.stderr
     lane = external.lane(trial_id)
     assert lane.state is LaneStatus.COMPLETE

@@ -139,3 +139,29 @@ def test_importing_loads_nothing_heavy(module: str, absent: list[str]) -> None:
 def test_a_keyring_is_not_shared_between_applications(api: Any) -> None:
     api.http.get("/v1/methods")
     assert Keyring(api.database).recall(api.key) is None
+
+
+def test_workers_show_their_slots_and_no_study_of_another_tenant(api: Any) -> None:
+    mine = api.study()["id"]
+
+    def slot(name: str, state: str, study_id: str | None, reason: str | None = None) -> dict[str, Any]:
+        return {
+            "name": name,
+            "device": "cuda",
+            "threads": 1,
+            "state": state,
+            "study_id": study_id,
+            "reason": reason,
+        }
+
+    theirs = "00000000-0000-0000-0000-000000000001"
+    slots = [
+        slot("cuda:0", "busy", mine),
+        slot("cuda:1", "busy", theirs),
+        slot("cuda:2", "aside", None, "burnt"),
+    ]
+    api.add_worker(slots=slots)
+    (worker,) = api.http.get("/v1/workers").json()["items"]
+    assert worker["slots"] == [slots[0], slots[1] | {"study_id": None}, slots[2]]
+    other = api.with_key(api.new_key(tenant_id="other"))
+    assert [each["study_id"] for each in other.get("/v1/workers").json()["items"][0]["slots"]] == [None] * 3

@@ -289,3 +289,29 @@ def read_events(api: Any, study_id: str, **request: Any) -> list[dict[str, Any]]
             assert (fields["id"], fields["event"]) == (str(event["id"]), event["kind"])
             events.append(event)
     return events
+
+
+def test_priority_orders_the_queue_and_stays_with_an_extension(api: Any) -> None:
+    later = api.study(priority=-3)
+    first = api.study(seed=5)
+    urgent = api.study(seed=6, priority=10)
+    assert [each["priority"] for each in (later, first, urgent)] == [-3, 0, 10]
+    taken = [api.queue.acquire("worker", ["study"]) for _ in range(3)]
+    assert [lease.study_id for lease in taken] == [urgent["id"], first["id"], later["id"]]
+    assert [lease.priority for lease in taken] == [10, 0, -3]
+
+
+def test_going_before_everybody_takes_an_admin(api: Any) -> None:
+    http = api.with_key(api.new_key(scopes=("read", "write")))
+    refused = http.post("/v1/studies", json=api.body(priority=1), headers={"Idempotency-Key": "p"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert "leave it at 0 or below" in refused.json()["detail"]
+    low = http.post("/v1/studies", json=api.body(priority=-1), headers={"Idempotency-Key": "q"})
+    assert (low.status_code, low.json()["priority"]) == (202, -1)
+
+
+@pytest.mark.parametrize("priority", [11, -11, True, "high", 0.5])
+def test_priority_has_bounds(api: Any, priority: object) -> None:
+    response = api.submit(priority=priority)
+    assert response.status_code == 422
+    assert any("/priority" in each["pointer"] for each in response.json()["errors"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from acceptance.deployment import Deployment, wait_for
+from acceptance.deployment import Deployment, wait_for, wait_until_done
 
 from service.cli.main import main
 from service.cli.report import require_writable, write_whole
@@ -33,7 +33,7 @@ def test_a_study_is_reported_while_it_waits_and_when_it_has_ended(tmp_path: Path
         assert waiting.returncode == 0, waiting.stderr
         assert "0 of 3 settings have a result" in file.read_text()
         deployment.start_worker()
-        ended = wait_for(lambda: found if (found := client.get_study(study.id)).done else None, "the study")
+        ended = wait_until_done(client, study)
         assert ended.state is JobState.SUCCEEDED and ended.result is not None
         done = deployment.run("report", study.id[:8], "-o", str(file))
         assert done.returncode == 0 and re.match(r"wrote .*report\.html \(\d+\.\d MB\)", done.stdout)

@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from service.db.session import Database
 from service.lanes import LaneQueue
 
 NUM_TRIALS, SEEDS = 2000, range(3)
+
+
+@pytest.fixture(
+    params=["sqlite_database", pytest.param("untouched_postgres_database", marks=pytest.mark.postgres)]
+)
+def database(request: pytest.FixtureRequest) -> Database:
+    """A database of the test's own: plans depend on statistics, and those outlive rows."""
+    opened: Database = request.getfixturevalue(request.param)
+    return opened
 
 
 @pytest.fixture

@@ -98,7 +98,6 @@ def ended(told: list[Message]) -> dict[str, TrialEnded]:
         ("sys_exit", "bug", "ended the program with sys.exit(5)"),
         ("os_exit", "bug", "the training process ended with exit code 3"),
         ("hang", "stall", "said nothing for 3 s"),
-        ("memory", "oom", "can't allocate memory"),
         ("killed", "device_lost", "killed by SIGKILL, which was not ours"),
         ("swallow", "bug", "let TrialPruned pass"),
         ("input", "bug", "EOFError"),

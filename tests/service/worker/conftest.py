@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,9 +11,15 @@ from service.db.models import StudyRow
 from service.db.session import Database
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
+from service.launchers.process import TrainingProcess
+from service.worker.pool import SlotPool
+from service.worker.slot import Slot
 from tuner.spec import StudySpec
 
 MakeLease = Callable[[StudySpec], Lease]
+
+
+MakePool = Callable[..., SlotPool]
 
 
 @pytest.fixture
@@ -48,3 +54,19 @@ def lease_of(database: Database, queue: Queue) -> MakeLease:
         return found
 
     return make
+
+
+@pytest.fixture
+def pool_for() -> Iterator[MakePool]:
+    """Make the slots of a worker, one per way to start a process, that a leased study has entered."""
+    pools: list[SlotPool] = []
+
+    def make(lease: Lease, *launches: Callable[[], TrainingProcess]) -> SlotPool:
+        pool = SlotPool([Slot(name=f"cpu:{number}", launch=each) for number, each in enumerate(launches)])
+        pool.enter(lease.study_id, tenant_id=lease.tenant_id)
+        pools.append(pool)
+        return pool
+
+    yield make
+    for each in pools:
+        each.close()

@@ -12,16 +12,17 @@ from sqlalchemy import select
 
 from service.db.models import JobEventRow
 from service.db.session import Database
-from service.errors import TrainingError
+from service.errors import SettingsError, TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.schemas import WarmStart
-from service.settings import Settings
+from service.settings import Settings, load_settings
 from service.states import JobState
 from service.worker import checkpoints, ledger
 from service.worker.stored import StoredStudy
 from service.worker.training import require_belonging
 from tuner.spec import OFF_SETTING, ClipSetting, StudySpec
+from tuner.training.checkpoint import Checkpoints
 from tuner.training.cohort import (
     CheckpointFailed,
     CheckpointSaved,
@@ -30,13 +31,16 @@ from tuner.training.cohort import (
     EngineChosen,
     Resumed,
 )
+from tuner.training.parts import Grid
 
 SPEC = StudySpec(workload="w")
 STUDY_ID = str(uuid.UUID(int=7))
 
 
 def test_folder_is_made_of_the_setting_and_ids(tmp_path: Path) -> None:
-    assert checkpoints.cohort_folder(tmp_path, STUDY_ID, 3) == tmp_path / STUDY_ID / "cohort-3"
+    assert checkpoints.cohort_folder(tmp_path, STUDY_ID, 3) == f"{tmp_path}/{STUDY_ID}/cohort-3"
+    part = checkpoints.part_folder("s3://bucket/c/", STUDY_ID, 3, Grid(2, 1), 1)
+    assert part == f"s3://bucket/c/{STUDY_ID}/cohort-3/2x1/1"
 
 
 @pytest.mark.parametrize(
@@ -55,28 +59,97 @@ def test_relative_root_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (Settings(home=Path("/data")), Path("/data/checkpoints")),
-        (Settings(home=Path("/data"), checkpoint_dir="/shared/c"), Path("/shared/c")),
-        (Settings(checkpoint_dir="c"), Path.cwd() / "c"),
-        (Settings(checkpoint_dir="~/c"), Path.home() / "c"),
+        (Settings(home=Path("/data")), "/data/checkpoints"),
+        (Settings(home=Path("/data"), checkpoint_dir="/shared/c"), "/shared/c"),
+        (Settings(checkpoint_dir="c"), str(Path.cwd() / "c")),
+        (Settings(checkpoint_dir="~/c"), str(Path.home() / "c")),
+        (Settings(checkpoint_dir="s3://bucket/c/"), "s3://bucket/c"),
+        (Settings(checkpoint_dir="abfs://container@account/c"), "abfs://container@account/c"),
     ],
 )
-def test_setting_is_an_absolute_path(settings: Settings, expected: Path) -> None:
-    assert settings.checkpoint_path == expected
+def test_setting_is_an_absolute_path_or_a_url(settings: Settings, expected: str) -> None:
+    assert settings.checkpoint_root == expected
 
 
-def test_sweep_deletes_what_ended_studies_left_and_nothing_else(
-    database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], tmp_path: Path
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("s3://key:secret@bucket/c", "may not hold a password or a query"),
+        ("https://host/c?signature=secret", "may not hold a password or a query"),
+        ("filecache::s3://bucket/secret", "must name one place of one kind"),
+        ("s3://", "must name one place of one kind"),
+        ("s3://[secret", "is no URL: write s3://BUCKET/FOLDER"),
+    ],
+)
+def test_url_that_is_no_plain_place_is_refused_and_not_repeated(url: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=f"^CLIPTUNE_CHECKPOINT_DIR {problem}") as caught:
+        load_settings({}, checkpoint_dir=url)
+    assert "secret" not in str(caught.value)
+
+
+#: Both kinds of places, each its own.
+PLACES = pytest.mark.parametrize("place", ["{folder}/c", "file://{folder}/c", "memory://of-{name}/c"])
+
+
+def written(root: str, study_id: str, grid: Grid, part: int, step: int) -> str:
+    """Write a checkpoint of a part as a training process does."""
+    folder = checkpoints.part_folder(root, study_id, 0, grid, part)
+    Checkpoints(folder).save({}, {}, step=step)
+    return folder
+
+
+@PLACES
+def test_grid_of_a_cohort_is_found_by_its_checkpoints(place: str, tmp_path: Path) -> None:
+    root = place.format(folder=tmp_path, name=tmp_path.name)
+    assert checkpoints.find_grid(root, STUDY_ID, 0) is None
+    written(root, STUDY_ID, Grid(3, 1), 2, step=4)
+    written(root, STUDY_ID, Grid(2, 2), 1, step=0)
+    written(root, STUDY_ID, Grid(2, 2), 3, step=12)
+    assert checkpoints.find_grid(root, STUDY_ID, 0) == Grid(2, 2)
+    assert checkpoints.find_grid(root, STUDY_ID, 1) is None
+    checkpoints.remove_cohort(root, STUDY_ID, 1)
+    assert checkpoints.find_grid(root, STUDY_ID, 0) == Grid(2, 2)
+    checkpoints.remove_cohort(root, STUDY_ID, 0)
+    assert checkpoints.find_grid(root, STUDY_ID, 0) is None
+
+
+def test_draft_and_what_is_no_checkpoint_are_no_grid(tmp_path: Path) -> None:
+    for name in ("2x1/0/0000000004-0123456789ab", "4x1/0/notes", "grids/0/0000000004-0123456789ab"):
+        (tmp_path / STUDY_ID / "cohort-0" / name).mkdir(parents=True)
+    (tmp_path / STUDY_ID / "cohort-0" / "README").touch()
+    assert checkpoints.find_grid(tmp_path, STUDY_ID, 0) is None
+
+
+@pytest.mark.parametrize("root", ["nosuchstore://c", "sftp://127.0.0.1:1/c"])
+def test_place_that_cannot_be_reached_is_logged_and_harms_nothing(
+    root: str, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    checkpoints.sweep(database, root)
+    checkpoints.remove_cohort(root, STUDY_ID, 0)
+    assert checkpoints.find_grid(root, STUDY_ID, 0) is None
+    told = [line for line in capsys.readouterr().out.splitlines() if "checkpoints unreachable" in line]
+    assert len(told) == 3
+    assert all(root in line for line in told)
+
+
+@PLACES
+def test_sweep_deletes_what_ended_studies_left_and_nothing_else(
+    place: str, database: Database, queue: Queue, lease_of: Callable[[StudySpec], Lease], tmp_path: Path
+) -> None:
+    root = place.format(folder=tmp_path, name=tmp_path.name)
     ended, running = lease_of(SPEC), lease_of(StudySpec(workload="v"))
     queue.finish(ended, JobState.CANCELLED)
-    of_another_database, no_study = tmp_path / STUDY_ID, tmp_path / "somebody's files"
-    folders = [checkpoints.cohort_folder(tmp_path, each.study_id, 0) for each in (ended, running)]
-    for folder in (*folders, of_another_database, no_study):
-        (folder / "0000000001-000000000000").mkdir(parents=True)
-    checkpoints.sweep(database, tmp_path)
-    left = {each.name for each in tmp_path.iterdir() if each.is_dir()}
-    assert left == {running.study_id, STUDY_ID, no_study.name}
+    of_another_database = STUDY_ID
+    folders = {
+        study_id: written(root, study_id, Grid(1, 1), 0, step=4)
+        for study_id in (ended.study_id, running.study_id, of_another_database)
+    }
+    somebodys = Checkpoints(f"{root}/somebody's files")
+    somebodys.save({}, {}, step=1)
+    checkpoints.sweep(database, root)
+    left = {study_id for study_id, folder in folders.items() if Checkpoints(folder).newest_first()}
+    assert left == {running.study_id, of_another_database}
+    assert somebodys.newest_first()
 
 
 def test_sweep_without_a_folder_does_nothing(database: Database, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_trial_that_is_pruned_while_its_first_seed_waits_costs_no_other_trial(
     """Seed 0 of trial 3 breaks and waits for its next try; meanwhile seed 1 has the trial pruned."""
     lease = lease_of(SPEC)
     runner = StudyRunner(
-        database=database, queue=queue, lease=lease, launch=None, settings=Settings(), signals=Quiet()
+        database=database, queue=queue, lease=lease, pool=None, settings=Settings(), signals=Quiet()
     )
     ended: list[JobState | Exception] = []
 

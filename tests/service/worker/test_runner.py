@@ -23,7 +23,9 @@ from service.settings import Settings
 from service.states import JobState
 from service.studies import Claim, extend
 from service.worker import ledger
-from service.worker.runner import ShutdownRequestedError, StudyFailedError, StudyRunner
+from service.worker.endings import ShutdownRequestedError, StudyFailedError
+from service.worker.pool import SlotPool
+from service.worker.runner import StudyRunner
 from service.worker.stored import load_study
 from service.worker.training import require_belonging
 from tuner.evidence import LaneResult
@@ -74,7 +76,9 @@ def lease(queue: Queue, lease_of: Callable[[StudySpec], Lease]) -> Lease:
 
 
 @pytest.fixture
-def start(database: Database, queue: Queue, tmp_path: Path) -> Iterator[Start]:
+def start(
+    database: Database, queue: Queue, tmp_path: Path, pool_for: Callable[..., SlotPool]
+) -> Iterator[Start]:
     """Make a runner whose training program has a fault; its processes end with the test."""
     runners: list[StudyRunner] = []
 
@@ -85,7 +89,7 @@ def start(database: Database, queue: Queue, tmp_path: Path) -> Iterator[Start]:
             database=database,
             queue=queue,
             lease=lease,
-            launch=launcher.launch,
+            pool=pool_for(lease, launcher.launch),
             # Longer than a loaded machine takes to import scikit-learn, where nothing is told either.
             settings=Settings(stall_seconds=8 if fault == "hang:once" else 120, max_failed_trials=2),
             signals=signals or Quiet(),
@@ -105,16 +109,16 @@ def trials_of(database: Database, lease: Lease) -> list[TrialRow]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "attempts", "losses"),
-    [("raise:once", 1, 0), ("exit:once", 1, 0), ("hang:once", 1, 0), ("kill:once", 0, 1)],
+    ("fault", "attempts"), [("raise:once", 1), ("exit:once", 1), ("hang:once", 1), ("kill:once", 0)]
 )
 def test_training_that_breaks_once_is_repeated(
-    fault: str, attempts: int, losses: int, database: Database, queue: Queue, lease: Lease, start: Start
+    fault: str, attempts: int, database: Database, queue: Queue, lease: Lease, start: Start
 ) -> None:
     runner = start(fault, lease)
     assert runner.run() is JobState.SUCCEEDED
     trials = trials_of(database, lease)
-    assert [(trial.attempt, trial.lost_count) for trial in trials] == [(attempts, losses)] * 4
+    # Losses are counted in a row: a rung is progress.
+    assert [(trial.attempt, trial.lost_count) for trial in trials] == [(attempts, 0)] * 4
     assert {trial.state for trial in trials} == {"complete"}
 
 
@@ -144,6 +148,15 @@ def test_study_with_too_many_failed_trials_fails_with_the_reason(
     runner = start("raise:always", lease)
     with pytest.raises(StudyFailedError, match=r"4 trials failed .* allows 2 .*no good"):
         runner.run()
+
+
+def test_device_that_is_lost_three_times_in_a_row_fails_its_trials(
+    database: Database, queue: Queue, lease: Lease, start: Start
+) -> None:
+    runner = start("kill:always", lease)
+    with pytest.raises(StudyFailedError, match=r"4 trials failed .* killed by SIGKILL, which was not ours"):
+        runner.run()
+    assert {(trial.attempt, trial.lost_count) for trial in trials_of(database, lease)} == {(0, 3)}
 
 
 def test_probe_that_always_fails_says_why_without_its_traceback(lease: Lease, start: Start) -> None:

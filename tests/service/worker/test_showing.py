@@ -16,7 +16,9 @@ from service.jobs.queue import Queue
 from service.launchers.local import LocalLauncher
 from service.settings import Settings, load_settings
 from service.states import JobState
+from service.worker.pool import SlotPool
 from service.worker.runner import StudyRunner
+from service.worker.slot import Slot
 from tuner.spec import StudySpec
 from tuner.workloads.registry import get_workload
 
@@ -41,11 +43,13 @@ def database(sqlite_database: Database) -> Database:
 
 def run(database: Database, queue: Queue, lease: Lease, monitor: str) -> JobState:
     launcher = LocalLauncher(threads=1, kill_grace_seconds=2)
+    pool = SlotPool([Slot(name="cpu", launch=launcher.launch)])
+    pool.enter(lease.study_id, tenant_id=lease.tenant_id)
     runner = StudyRunner(
         database=database,
         queue=queue,
         lease=lease,
-        launch=launcher.launch,
+        pool=pool,
         settings=Settings(monitor=monitor),
         signals=Quiet(),
     )
@@ -53,6 +57,7 @@ def run(database: Database, queue: Queue, lease: Lease, monitor: str) -> JobStat
         return runner.run()
     finally:
         runner.stop_training()
+        pool.close()
 
 
 def test_every_lane_of_a_study_has_its_run(

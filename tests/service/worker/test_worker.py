@@ -16,7 +16,8 @@ from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.settings import Settings
 from service.states import JobState
-from service.worker.runner import CancelRequestedError, ShutdownRequestedError, StudyFailedError, StudyRunner
+from service.worker.endings import CancelRequestedError, ShutdownRequestedError, StudyFailedError
+from service.worker.runner import StudyRunner
 from service.worker.worker import Worker
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tuner.errors import CheckpointError
-from tuner.training import checkpoint
+from tuner.training import checkpoint, stores
 from tuner.training.checkpoint import MANIFEST, TENSORS, Checkpoints
 
 #: One tensor of every kind that a state holds, and the odd ones.
@@ -43,11 +43,11 @@ def kept(tmp_path: Path) -> Checkpoints:
 
 
 def save(kept: Checkpoints, step: int) -> Path:
-    return kept.save({"weights": torch.full((50,), float(step))}, VALUES, step=step).path
+    return Path(kept.save({"weights": torch.full((50,), float(step))}, VALUES, step=step).path)
 
 
 def names(kept: Checkpoints) -> list[str]:
-    return sorted(each.name for each in kept.folder.iterdir())
+    return sorted(each.name for each in Path(kept.folder).iterdir())
 
 
 def test_tensors_and_values_come_back_bit_for_bit(kept: Checkpoints) -> None:
@@ -73,7 +73,7 @@ def test_tensors_that_share_memory_are_written_one_by_one(kept: Checkpoints) -> 
 
 def test_size_and_seconds_of_a_write_are_told(kept: Checkpoints) -> None:
     saved = kept.save(TENSORS_OF_ALL_KINDS, VALUES, step=7)
-    assert saved.num_bytes == sum(each.stat().st_size for each in saved.path.iterdir())
+    assert saved.num_bytes == sum(each.stat().st_size for each in Path(saved.path).iterdir())
     assert 0 < saved.seconds < 60
 
 
@@ -86,7 +86,7 @@ def test_the_newest_two_are_kept(kept: Checkpoints) -> None:
 def test_nothing_is_there_before_the_first(kept: Checkpoints) -> None:
     assert kept.newest_first() == []
     kept.forget_drafts()
-    assert not kept.folder.exists()
+    assert not Path(kept.folder).exists()
 
 
 def cut(file: Path) -> None:
@@ -170,7 +170,7 @@ def fail_at(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if stage == "mkdir":
         monkeypatch.setattr(Path, "mkdir", refuse)
     elif stage == "tensors":
-        monkeypatch.setattr(checkpoint, "save_file", refuse)
+        monkeypatch.setattr(stores, "save_file", refuse)
     elif stage == "rename":
         monkeypatch.setattr(Path, "rename", refuse)
     else:
@@ -269,7 +269,7 @@ def test_killed_at_every_system_call_of_a_write(kept: Checkpoints, monkeypatch: 
         found = [path for path in kept.newest_first() if loads(kept, path)]
         seen.append(float(kept.load(found[0]).tensors["weights"][0]))
 
-    for owner, name in ((os, "fsync"), (Path, "rename"), (Path, "mkdir"), (checkpoint, "save_file")):
+    for owner, name in ((os, "fsync"), (Path, "rename"), (Path, "mkdir"), (stores, "save_file")):
         real = getattr(owner, name)
 
         def watched(*arguments: object, real: Callable[..., object] = real, **named: object) -> object:

@@ -20,7 +20,7 @@ from tuner.evidence import LaneResult
 from tuner.optimizers import OptimizerSetting, adam, sgd
 from tuner.search.halving import halving
 from tuner.spec import Lanes
-from tuner.training import checkpoint
+from tuner.training import stores
 from tuner.training.checkpoint import TENSORS, Checkpoints
 from tuner.training.cohort import (
     CheckpointFailed,
@@ -293,7 +293,7 @@ def test_harmed_checkpoint_is_told_and_the_one_before_is_used(study: Callable[..
         disturbed = study("none", "value:0.1", lanes=100)
         disturbed.train(second)
         for path in Checkpoints(disturbed.folder).newest_first()[:num_harmed]:
-            (path / TENSORS).write_bytes(b"torn")
+            (Path(path) / TENSORS).write_bytes(b"torn")
         again = disturbed.train()
         assert len(of_kind(again, CheckpointFailed)) == num_harmed
         assert [each.step for each in of_kind(again, Resumed)] == expected
@@ -428,7 +428,7 @@ def test_full_disk_is_told_and_training_goes_on(
 
     undisturbed = study("none", "value:0.1", lanes=lanes)
     undisturbed.train()
-    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    monkeypatch.setattr(stores, "save_file", refuse)
     full = study("none", "value:0.1", lanes=lanes)
     told = of_kind(full.train(), CheckpointFailed)
     assert len(told) == len(RUNGS)
@@ -472,3 +472,10 @@ def test_checkpoints_want_the_default_engine(toy: MakeToy, cohort: MakeCohort, t
 def test_cohort_survives_json(study: Callable[..., Study]) -> None:
     asked = dataclasses.replace(study("none", lanes=7).whole, ended=("a", "b"), history={2: (math.inf, 1.0)})
     assert Cohort.from_json(asked.to_json()) == asked
+
+
+def test_state_says_whether_its_rung_is_undecided_and_older_ones_were_decided() -> None:
+    waiting = CohortState(["a"], next_rung=1, is_undecided=True)
+    assert CohortState.from_json(waiting.to_json()) == waiting
+    older = {name: value for name, value in waiting.to_json().items() if name != "is_undecided"}
+    assert CohortState.from_json(older) == dataclasses.replace(waiting, is_undecided=False)

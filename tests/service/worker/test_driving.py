@@ -1,4 +1,4 @@
-"""External studies are looked after side by side, up to a limit, and let go when the worker stops."""
+"""Studies are driven side by side, up to a limit, and let go when the worker stops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from service.db.session import Database
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
-from service.worker.external import ExternalStudies
+from service.worker.driving import Driving
 
 
 def enqueue(database: Database, queue: Queue, kind: str) -> str:
@@ -39,7 +39,7 @@ def test_no_more_than_the_limit_at_once(database: Database, queue: Queue) -> Non
         ends[lease.study_id].wait()
         queue.release(lease)
 
-    external = ExternalStudies("worker", queue, drive, stopping=stopping, limit=2, poll_seconds=0.02)
+    external = Driving("worker", queue, ["external"], drive, stopping=stopping, limit=2, poll_seconds=0.02)
     external.start()
     until(lambda: len(driven) == 2)
     with database.read() as session:
@@ -67,9 +67,10 @@ def test_database_that_is_away_is_waited_for(database: Database, queue: Queue) -
         session.connection().exec_driver_sql("ALTER TABLE cliptune_jobs RENAME TO elsewhere")
     driven: list[Lease] = []
     stopping = threading.Event()
-    external = ExternalStudies(
+    external = Driving(
         "worker",
         queue,
+        ["external"],
         lambda lease, sent_at: driven.append(lease),
         stopping=stopping,
         limit=1,

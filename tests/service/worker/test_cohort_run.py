@@ -1,0 +1,301 @@
+"""A study on several slots of a worker: the answer is that of one slot, whatever becomes of slots and processes.
+
+The processes are real and killed for good; what they would train is a formula, so that a study takes a second.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from service.db.models import JobEventRow, RecommendationRow, StudyRow, TrialResultRow, TrialRow
+from service.db.session import Database
+from service.jobs.lease import Lease
+from service.jobs.queue import Queue
+from service.launchers.local import LocalLauncher
+from service.settings import Settings
+from service.states import JobState
+from service.worker.cohort_run import Patience
+from service.worker.endings import NoDeviceError, ShutdownRequestedError
+from service.worker.pool import SlotPool
+from service.worker.runner import StudyRunner
+from service.worker.slot import Slot
+from tuner.spec import StudySpec
+
+TIMED = str(Path(__file__).parent / "timed_trainer.py")
+SPEC = StudySpec(
+    workload="digits-mlp", num_trials=8, num_seeds=3, num_confirm_seeds=4, num_steps=27, cohort_size=8
+)
+TWO = ("cpu:0", "cpu:1")
+
+
+class Quiet:
+    """Signals that ask for nothing, until told otherwise."""
+
+    def __init__(self) -> None:
+        self.stops = threading.Event()
+
+    def check(self) -> None:
+        if self.stops.is_set():
+            raise ShutdownRequestedError
+
+
+@pytest.fixture
+def database(sqlite_database: Database) -> Database:
+    return sqlite_database
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    return folder
+
+
+MakePool = Callable[..., SlotPool]
+
+
+@pytest.fixture
+def make_pool(orders: Path) -> Iterator[MakePool]:
+    """Make the slots of a worker, by their names; ``broken`` ones never get a process ready."""
+    pools = []
+
+    def make(*names: str, broken: tuple[str, ...] = ()) -> SlotPool:
+        slots = []
+        for name in names:
+            command = (sys.executable, TIMED, str(orders), name)
+            if name in broken:
+                command = (sys.executable, "-c", "raise SystemExit('the device is on fire')")
+            launcher = LocalLauncher(threads=1, kill_grace_seconds=2, command=command)
+            slots.append(Slot(name=name, launch=launcher.launch, expects="cpu"))
+        pools.append(SlotPool(slots))
+        return pools[-1]
+
+    yield make
+    for each in pools:
+        each.close()
+
+
+@pytest.fixture
+def run(database: Database, queue: Queue, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run a leased study on a pool; what it came to."""
+
+    def go(lease: Lease, pool: SlotPool, signals: Quiet | None = None, **settings: Any) -> dict[str, Any]:
+        pool.enter(lease.study_id, tenant_id=lease.tenant_id)
+        runner = StudyRunner(
+            database=database,
+            queue=queue,
+            lease=lease,
+            pool=pool,
+            settings=Settings(checkpoint_dir=str(tmp_path / "checkpoints"), **settings),
+            signals=signals or Quiet(),
+        )
+        try:
+            assert runner.run() is JobState.SUCCEEDED
+        finally:
+            pool.leave(lease.study_id)
+        return outcome(database, lease)
+
+    return go
+
+
+def outcome(database: Database, lease: Lease) -> dict[str, Any]:
+    """All that a study found, by setting."""
+    with database.read() as session:
+        query = select(TrialRow, TrialResultRow).join(TrialResultRow, TrialResultRow.trial_id == TrialRow.id)
+        rows = session.execute(query.where(TrialRow.study_id == lease.study_id)).all()
+        document = session.scalars(
+            select(RecommendationRow).where(RecommendationRow.study_id == lease.study_id)
+        ).one()
+        return {
+            "trials": {
+                (trial.method, trial.threshold, trial.stage): (trial.state, result.lanes)
+                for trial, result in rows
+            },
+            "setting": (document.verdict, document.threshold),
+        }
+
+
+def logged(orders: Path, event: str) -> list[dict[str, Any]]:
+    lines = (orders / "log").read_text().splitlines()
+    return [each for each in map(json.loads, lines) if each["event"] == event]
+
+
+@pytest.fixture
+def alone(
+    lease_of: Callable[[StudySpec], Lease], make_pool: MakePool, run: Any, orders: Path
+) -> dict[str, Any]:
+    """What the study finds on one slot, undisturbed."""
+    found: dict[str, Any] = run(lease_of(SPEC), make_pool("cpu:0"))
+    (orders / "log").unlink()
+    return found
+
+
+def test_two_slots_find_what_one_finds(
+    alone: dict[str, Any], lease_of: Any, make_pool: MakePool, run: Any, orders: Path, database: Database
+) -> None:
+    lease = lease_of(SPEC)
+    assert run(lease, make_pool(*TWO)) == alone
+    assert {state for state, _ in alone["trials"].values()} == {"complete", "pruned"}
+    parts = logged(orders, "begins")
+    # 8 trials x 3 seeds: four trials each; 4 fresh seeds: two each.
+    assert sorted(
+        (each["slot"], each["trials"], len(each["seeds"])) for each in parts if each["trials"] == 4
+    ) == [
+        ("cpu:0", 4, 3),
+        ("cpu:1", 4, 3),
+    ]
+    assert {each["slot"] for each in parts if len(each["seeds"]) == 2} == set(TWO)
+    with database.read() as session:
+        assert session.get_one(StudyRow, lease.study_id).device_milliseconds > 0
+        started = session.scalars(
+            select(JobEventRow.payload).where(
+                JobEventRow.kind == "training_started", JobEventRow.study_id == lease.study_id
+            )
+        ).all()
+    assert {each["slot"] for each in started} == set(TWO)
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
+    fault: str,
+    alone: dict[str, Any],
+    lease_of: Any,
+    make_pool: MakePool,
+    run: Any,
+    orders: Path,
+    database: Database,
+) -> None:
+    (orders / f"{fault}-0").touch()
+    lease = lease_of(SPEC)
+    assert run(lease, make_pool(*TWO), stall_seconds=2 if fault == "hang" else 60) == alone
+    resumed = [each for each in logged(orders, "begins") if each["first"] > 0]
+    assert len(resumed) == 1
+    with database.read() as session:
+        assert len(session.scalars(select(TrialResultRow)).all()) == 2 * len(alone["trials"])
+
+
+def test_more_parts_than_slots_take_turns(
+    alone: dict[str, Any], lease_of: Any, make_pool: MakePool, run: Any, orders: Path
+) -> None:
+    """The second slot's device is gone before the cohort is over: its part waits for the other's slot."""
+    pool = make_pool(*TWO)
+    lease = lease_of(SPEC)
+    (orders / "kill-0").touch()
+    first = pool._slots[1]
+    real, calls = first.launch, []
+
+    def launch_once() -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError("the device has fallen off the bus")
+        return real()
+
+    first.launch = launch_once
+    # Long enough apart that the part on the second slot is the one that takes the order to be killed.
+    (orders / "slow-cpu:0").write_text("0.5")
+    assert run(lease, pool) == alone
+    reasons = [each["reason"] for each in pool.to_json() if each["reason"]]
+    assert reasons in ([], ["no training process could be started: the device has fallen off the bus"])
+    assert any(each["first"] > 0 for each in logged(orders, "begins"))
+
+
+def test_slot_that_never_gets_ready_is_set_aside_with_its_reason(
+    alone: dict[str, Any], lease_of: Any, make_pool: MakePool, run: Any, database: Database
+) -> None:
+    pool = make_pool(*TWO, broken=("cpu:1",))
+    lease = lease_of(SPEC)
+    assert run(lease, pool) == alone
+    documents = {each["name"]: each for each in pool.to_json()}
+    assert documents["cpu:1"]["state"] == "aside"
+    assert "on fire" in documents["cpu:1"]["reason"]
+    assert documents["cpu:0"]["state"] == "free"
+    with database.read() as session:
+        trials = session.scalars(select(TrialRow).where(TrialRow.study_id == lease.study_id)).all()
+    assert {(each.attempt, each.lost_count) for each in trials} == {(0, 0)}
+
+
+def test_worker_without_a_usable_device_hands_the_study_back(
+    lease_of: Any, make_pool: MakePool, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patience, "SECONDS", 0.2)
+    with pytest.raises(NoDeviceError, match=r"cpu:0: .*on fire"):
+        run(lease_of(SPEC), make_pool("cpu:0", broken=("cpu:0",)))
+
+
+def test_next_worker_keeps_the_grid_and_goes_on_from_its_checkpoints(
+    alone: dict[str, Any],
+    lease_of: Any,
+    make_pool: MakePool,
+    run: Any,
+    orders: Path,
+    queue: Queue,
+    database: Database,
+) -> None:
+    """The first worker has two slots and stops in mid-cohort; the second has one, so that its parts take turns."""
+    lease, signals = lease_of(SPEC), Quiet()
+    for name in TWO:
+        (orders / f"slow-{name}").write_text("0.4")
+
+    def stop_at_the_first_rung() -> None:
+        while not rungs(database, lease):
+            time.sleep(0.02)
+        signals.stops.set()
+
+    watcher = threading.Thread(target=stop_at_the_first_rung)
+    watcher.start()
+    with pytest.raises(ShutdownRequestedError):
+        run(lease, make_pool(*TWO), signals)
+    watcher.join()
+    queue.release(lease)
+    again = queue.acquire("another worker", ["study"])
+    assert again is not None
+    for name in TWO:
+        (orders / f"slow-{name}").unlink()
+    assert run(again, make_pool("cpu:0")) == alone
+    resumed = [each for each in logged(orders, "begins") if each["first"] > 0]
+    assert {each["trials"] for each in resumed} <= {1, 2, 3, 4}
+    assert len({each["pid"] for each in resumed}) >= 2
+
+
+def rungs(database: Database, lease: Lease) -> list[Any]:
+    with database.read() as session:
+        query = select(JobEventRow.payload).where(
+            JobEventRow.kind == "rung", JobEventRow.study_id == lease.study_id
+        )
+        return list(session.scalars(query))
+
+
+def test_studies_share_the_slots_and_each_finds_what_it_finds_alone(
+    alone: dict[str, Any], lease_of: Any, make_pool: MakePool, run: Any, orders: Path
+) -> None:
+    """The second study comes while the first has both slots; at its next rung it gets one of them."""
+    for name in TWO:
+        (orders / f"slow-{name}").write_text("0.3")
+    pool, first, second = make_pool(*TWO), lease_of(SPEC), lease_of(SPEC)
+    found: dict[str, Any] = {}
+
+    def drive(lease: Lease) -> None:
+        found[lease.study_id] = run(lease, pool)
+
+    threads = [threading.Thread(target=drive, args=(each,)) for each in (first, second)]
+    threads[0].start()
+    while sum(each["study_id"] == first.study_id for each in pool.to_json()) < 2:
+        time.sleep(0.02)
+    threads[1].start()
+    seen = set()
+    while any(each.is_alive() for each in threads):
+        seen.add(frozenset(each["study_id"] for each in pool.to_json()))
+        time.sleep(0.02)
+    for each in threads:
+        each.join()
+    assert found == {first.study_id: alone, second.study_id: alone}
+    assert {first.study_id, second.study_id} in seen
