@@ -19,6 +19,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -90,6 +91,8 @@ def main() -> None:
     parser.add_argument("--label", default="", help="stands in every line, to tell two runs apart")
     parser.add_argument("--out", type=Path, help="append the lines there too")
     options = parser.parse_args()
+    # As an interrupt: else the database and the API would outlive this process.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder, bench_of(Path(folder), options) as bench:
         for line in measurements(bench, options):
             text_line = json.dumps({**line, "label": options.label, "machine": facts()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPMethod
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.types import Scope
 
@@ -9,6 +11,7 @@ from service.api.scrape import Scrape
 from service.db.session import Database
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
+_METHODS = frozenset(HTTPMethod)
 
 
 class Metrics:
@@ -39,12 +42,14 @@ class Metrics:
         """Count one request.
 
         Args:
-            scope: its ASGI scope after routing.
+            scope: its ASGI scope after routing. A method that is none of HTTP's is counted as ``other``: anybody may
+                send any word, and each would be a series for ever.
             status: of the answer, 0 if it never began.
             seconds: how long it took.
         """
         route = getattr(scope.get("route"), "path", "unmatched")
-        self._requests.labels(scope["method"], route, str(status)).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def render(self, tenant_id: str) -> bytes:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from service.db.models import JobEventRow, StudyRow
@@ -85,8 +84,9 @@ class News:
                 newest = await run_in_threadpool(
                     self._database.glance, lambda c, ids=study_ids: _newest(c, ids)
                 )
-            except SQLAlchemyError:
-                # Each stream meets the error in its own read, and ends as it should.
+            except Exception:
+                # Whatever it is, each stream meets it in its own read, and ends as it should. Were it to end the look,
+                # streams would wait in silence.
                 newest = dict.fromkeys(study_ids, 2**63)
             for each in asked:
                 if newest.get(each.study_id, 0) > each.seen and not each.woken.done():

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 from service.errors import TrainingError
 from service.launchers.process import TrainingProcess
-from service.launchers.protocol import Broken, Catalogue, Done
+from service.launchers.protocol import Broken, Catalogue, Done, Pending
 from tuner.workloads.registrations import RefusedWorkload, Registration, Registrations
 
 
@@ -33,7 +33,7 @@ class AbstractLauncher(ABC):
 
         Args:
             process: just launched.
-            timeout: how long to wait, in seconds; the import of torch is in it.
+            timeout: how long to wait, in seconds; the import of torch is in it, and waiting for a node is not.
 
         Returns:
             The catalogue; the process is free for a study afterwards.
@@ -48,6 +48,9 @@ class AbstractLauncher(ABC):
             message = process.receive(left)
             if isinstance(message, Catalogue):
                 catalogue = message
+            elif isinstance(message, Pending):
+                # A node may have to set up its runtime environment first.
+                deadline = time.monotonic() + timeout
             elif isinstance(message, Broken):
                 raise TrainingError(f"{message.detail}\n{message.traceback}", cause=message.cause)
             elif isinstance(message, Done) and catalogue is not None:

@@ -25,7 +25,7 @@ from service.launchers.protocol import MAX_LINE_BYTES, Message, Ready, decode, e
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 PASSED_ON_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "TORCH_", "COVERAGE_", "LC_")
 
-#: How long the pipe of a dead process is listened to when it does not end, in seconds.
+#: How long a pipe of a dead process is listened to when it does not end, in seconds.
 _SILENCE_SECONDS = 1.0
 #: How much of the process's own output is kept for an error report, in lines and in bytes.
 _TAIL_LINES, _TAIL_BYTES = 40, 40_000
@@ -57,6 +57,18 @@ def training_environment(
     if folders:
         passed["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
     return passed
+
+
+def absolute_paths(names: Sequence[str]) -> dict[str, str]:
+    """This process's variables that name files, for one that works in another folder.
+
+    Args:
+        names: of the variables.
+
+    Returns:
+        Those that are set, as absolute paths.
+    """
+    return {name: os.path.abspath(os.environ[name]) for name in names if os.environ.get(name)}
 
 
 class TrainingProcess:
@@ -237,6 +249,8 @@ class TrainingProcess:
             return TrainingError(
                 "the training process closed its event pipe but lives on", cause="bad_output"
             )
+        # What it said last may still be in its pipe, which something that it started may hold open for ever.
+        self._threads[1].join(_SILENCE_SECONDS)
         tail = "\n".join(self._tail.decode(errors="replace").splitlines()[-_TAIL_LINES:])
         if status == -signal.SIGKILL and not self._stopped_by_us:
             return TrainingError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,8 +17,14 @@ import structlog
 
 from service.errors import SettingsError
 from service.launchers.launcher import AbstractLauncher
-from service.launchers.process import TrainingProcess
-from service.launchers.ray_attach import AttachError, read_runtime_env, require_address, require_version
+from service.launchers.process import TrainingProcess, absolute_paths
+from service.launchers.ray_attach import (
+    AttachError,
+    ray_version,
+    read_runtime_env,
+    require_address,
+    require_version,
+)
 from service.settings import Settings
 from tuner.workloads.registrations import Registrations
 
@@ -28,8 +33,10 @@ _LOG = structlog.get_logger()
 DRIVER = (sys.executable, "-m", "service.launchers.ray_driver")
 NODE_TRAINER = ("-m", "service.launchers.trainer")
 #: Variables that a driver needs to attach; RAY_ADDRESS is not one, or it would win over the setting.
-_RAY_VARIABLES = (
-    *("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "RAY_USE_TLS"),
+_RAY_VARIABLES = ("RAY_AUTH_MODE", "RAY_USE_TLS")
+#: Those that name files.
+_RAY_PATHS = (
+    *("RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"),
     *("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"),
 )
 #: Ray tells nobody of its use, and tries twice to reach a head that refuses: a token that is wrong stays so.
@@ -85,7 +92,7 @@ class RayLauncher(AbstractLauncher):
                 raise SettingsError(
                     f"CLIPTUNE_RAY_{name} is {amount:g}: Ray gives fractions of one only; write a whole number"
                 )
-        warning = require_version(_ray_version(), allow_insecure=settings.ray_allow_insecure)
+        warning = require_version(ray_version(), allow_insecure=settings.ray_allow_insecure)
         if warning is not None:
             _LOG.warning(warning, action="ray_version")
         if settings.ray_allow_insecure:
@@ -120,15 +127,7 @@ class RayLauncher(AbstractLauncher):
             threads=settings.training_threads,
             kill_grace_seconds=settings.kill_grace_seconds,
             also=_RAY_VARIABLES,
-            environment=_RAY_SETTINGS,
+            environment=_RAY_SETTINGS | absolute_paths(_RAY_PATHS),
             # Whatever ends a driver, it is not the workload, which runs elsewhere.
             cause="device_lost",
         )
-
-
-def _ray_version() -> str:
-    try:
-        return version("ray")
-    except PackageNotFoundError:
-        # A build from its sources.
-        return "0"

@@ -15,6 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def require_address(address: str) -> None:
             "ray-head:6379, or auto",
             code="ray_address_refused",
         )
+
+
+def ray_version() -> str:
+    """The version of Ray that is installed; 0 if it was built from its sources."""
+    try:
+        return version("ray")
+    except PackageNotFoundError:
+        return "0"
 
 
 def require_version(version: str, *, allow_insecure: bool) -> str | None:

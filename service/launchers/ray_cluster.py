@@ -98,10 +98,17 @@ class Cluster:
         Returns:
             A sentence.
         """
+        is_asked_anew = self._look is None
         if self._look is None:
             self._look = self._looks.submit(_looked, dict(demand))
-        with contextlib.suppress(FutureTimeoutError):
+        try:
             self._waits_for = self._look.result(_LOOK_SECONDS)
+            self._look = None
+        except FutureTimeoutError:
+            if not is_asked_anew:
+                self._waits_for = "the head of the cluster does not answer"
+        except Exception as error:
+            self._waits_for = f"the cluster can't say what it waits for ({type(error).__name__})"
             self._look = None
         return self._waits_for
 
@@ -112,6 +119,7 @@ class ClusterTraining:
     def __init__(self, actor: Any, events: Any) -> None:
         self._actor = actor
         self._events = events
+        self._next: Any = None
         self._lock = threading.Lock()
         self._has_ended = False
         self._is_placed = False
@@ -127,13 +135,19 @@ class ClusterTraining:
         """
         import ray
 
-        ready, _ = ray.wait([self._events], timeout=timeout)
-        if not ready:
-            return None
+        if self._next is None:
+            ready, _ = ray.wait([self._events], timeout=timeout)
+            if not ready:
+                return None
+            try:
+                self._next = next(self._events)
+            except StopIteration:
+                raise EOFError("the relay ended without a last word") from None
         try:
-            line = bytes(ray.get(next(self._events)))
-        except StopIteration:
-            raise EOFError("the relay ended without a last word") from None
+            line = bytes(ray.get(self._next, timeout=timeout))
+        except ray.exceptions.GetTimeoutError:
+            return None
+        self._next = None
         self._is_placed = True
         return line
 

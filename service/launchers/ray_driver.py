@@ -14,6 +14,7 @@ training process that died.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -21,12 +22,19 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, NoReturn
 
 from service.errors import TrainingError
 from service.launchers.protocol import Broken, Done, Message, Pending, Ready, decode, encode
-from service.launchers.ray_attach import AttachError, read_runtime_env, require_token, require_version
+from service.launchers.ray_attach import (
+    AttachError,
+    ray_version,
+    read_runtime_env,
+    require_token,
+    require_version,
+)
 from service.launchers.ray_cluster import Cluster, ClusterTraining
 from service.launchers.ray_faults import broken_by
 from service.launchers.ray_relay import Order, Placed, installed_version
@@ -36,7 +44,9 @@ _STARTED = time.monotonic()
 _ATTACH_SECONDS = 60.0
 #: How long a line is waited for at once, and how often a request that waits for a node says so, in seconds.
 _SLICE_SECONDS, _PENDING_SECONDS = 0.5, 2.0
-#: What the process exits with if it can't attach, and if its worker is gone.
+#: How often a request may be lost before it has reached a node until that is told: whatever it is, it stays so.
+_MOST_LOST = 3
+#: What the process exits with if it can't attach, and if its worker is gone or it broke.
 _NOT_ATTACHED, _ENDED = 4, 3
 
 
@@ -53,16 +63,21 @@ def main(arguments: list[str] | None = None) -> None:
     late.daemon = True
     late.start()
     try:
-        require_version(version("ray"), allow_insecure=options.allow_insecure)
+        require_version(ray_version(), allow_insecure=options.allow_insecure)
         require_token(os.environ, allow_insecure=options.allow_insecure)
         cluster = Cluster(options.address, read_runtime_env(options.runtime_env))
     except AttachError as error:
         _refuse(error)
     late.cancel()
-    with os.fdopen(options.events, "wb") as events:
-        driver.serve(cluster, events)
-    # Ray would say good-bye to a cluster that may be gone; that this process ends is enough.
-    os._exit(_ENDED)
+    try:
+        with os.fdopen(options.events, "wb") as events:
+            driver.serve(cluster, events)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        # Ray would say good-bye to a cluster that may be gone; that this process ends is enough.
+        os._exit(_ENDED)
 
 
 class _Driver:
@@ -83,18 +98,26 @@ class _Driver:
             program=tuple(json.loads(options.program)),
             threads=options.threads,
             kill_grace_seconds=self._grace / 2,
+            has_gpu=options.gpus > 0,
             import_from=tuple(json.loads(options.import_from)),
             also=tuple(json.loads(options.also)),
         )
 
     def read_requests(self) -> None:
         """Take the worker's lines until it closes standard input: decisions at once, requests one after the other."""
-        for line in sys.stdin.buffer:
-            if json.loads(line)["kind"] != "decision":
-                self._requests.put(line)
-            elif (training := self._current) is not None:
-                training.send(line)
-        self._end()
+        try:
+            for line in sys.stdin.buffer:
+                # A worker that was killed may leave half a line, which ends in no newline.
+                if line.endswith(b"\n"):
+                    self._take(line)
+        finally:
+            self._end()
+
+    def _take(self, line: bytes) -> None:
+        if json.loads(line)["kind"] != "decision":
+            self._requests.put(line)
+        elif (training := self._current) is not None:
+            training.send(line)
 
     def await_sigterm(self) -> None:
         """End when the worker asks for it."""
@@ -119,13 +142,16 @@ class _Driver:
     ) -> Placed | None:
         """Ask for a node, and say that it is waited for; None if there can't be one, which is told."""
         asked = told = time.monotonic()
+        num_lost = 0
         while not self._is_ending.is_set():
             if self._current is None:
                 self._current = cluster.start(demand, self._order.to_json(), line)
             try:
                 first = self._current.receive(_SLICE_SECONDS)
             except Exception as error:
-                if (broken := broken_by(error, None)).cause != "device_lost":
+                broken = broken_by(error, None)
+                num_lost += 1
+                if broken.cause != "device_lost" or num_lost == _MOST_LOST:
                     _tell(events, broken)
                     return None
                 # A node that died while it made itself ready: nothing was trained, so nothing is lost but time.
@@ -160,6 +186,9 @@ class _Driver:
     def _end(self) -> None:
         """End the training and the process; a cluster that does not answer can't hold that up."""
         self._is_ending.set()
+        # A worker that was killed can't remove this process's folder; only an empty one is removed.
+        with contextlib.suppress(OSError):
+            os.rmdir(os.getcwd())
         self._requests.put(None)
         threading.Timer(2 * self._grace, os._exit, [_ENDED]).start()
         if (training := self._current) is not None:

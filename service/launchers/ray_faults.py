@@ -7,6 +7,7 @@ relaunch; only what this program's own code on the node raises is a bug.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -16,6 +17,8 @@ from service.launchers.protocol import Broken
 _OUT_OF_MEMORY = ("NODE_OUT_OF_MEMORY", "running low on memory")
 _NODE_DIED = ("its node has died", "its node was terminated", "NodeDiedError")
 _LONGEST = 2_000
+#: Ray colours its texts for a terminal.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def broken_by(error: BaseException, node: str | None) -> Broken:
@@ -29,7 +32,7 @@ def broken_by(error: BaseException, node: str | None) -> Broken:
         The message; its traceback is Ray's own text.
     """
     kinds = {each.__name__ for each in type(error).__mro__}
-    text = str(error)
+    text = _COLOUR.sub("", str(error))
     cause: Literal["bug", "oom", "device_lost"]
     where = "a node that it had not reached" if node is None else f"node {node}"
     if "RuntimeEnvSetupError" in kinds:
@@ -76,7 +79,7 @@ def waiting_for(
         >>> waiting_for({"CPU": 1.0}, [{"CPU": 2.0}], {})
         'every node with 1 CPU is busy'
         >>> waiting_for({"CPU": 1.0}, [{"CPU": 2.0}], {"CPU": 2.0})
-        'a node prepares a process for it'
+        'a node prepares a process for it, or what is free lies on several nodes'
     """
     wanted = {name: amount for name, amount in demand.items() if amount}
     words = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items())
@@ -88,4 +91,4 @@ def waiting_for(
         return f"no node of the cluster has {words or 'room'}: it waits for one to join"
     if not has(free):
         return f"every node with {words} is busy"
-    return "a node prepares a process for it"
+    return "a node prepares a process for it, or what is free lies on several nodes"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, get_args
 
+from service.devices import VISIBLE
 from service.errors import TrainingError
 from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Broken, encode
@@ -34,6 +35,7 @@ class Order:
         program: arguments of the node's Python, as ``-m service.launchers.trainer``.
         threads: CPU threads for torch, 0 = torch's choice.
         kill_grace_seconds: time between SIGTERM and SIGKILL.
+        has_gpu: whether Ray gives it one; it sees none otherwise.
         import_from: folders, on the node, from which modules may be imported.
         also: further variables of the node that it may see; see `training_environment`.
     """
@@ -41,6 +43,7 @@ class Order:
     program: tuple[str, ...]
     threads: int
     kill_grace_seconds: float
+    has_gpu: bool = False
     import_from: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
 
@@ -126,18 +129,25 @@ class Relay:
         """The process, unless the request was ended meanwhile.
 
         Raises:
-            TrainingError: if it was.
+            TrainingError: if it was, or the node can't start a process.
         """
         with self._lock:
             if self._is_stopped:
                 raise TrainingError("the request was ended before its training began", cause="device_lost")
-            self._process = TrainingProcess(
-                (sys.executable, *self._order.program),
-                threads=self._order.threads,
-                kill_grace_seconds=self._order.kill_grace_seconds,
-                import_from=(*self._order.import_from, *_added_folders()),
-                also=self._order.also,
-            )
+            try:
+                self._process = TrainingProcess(
+                    (sys.executable, *self._order.program),
+                    threads=self._order.threads,
+                    kill_grace_seconds=self._order.kill_grace_seconds,
+                    import_from=(*self._order.import_from, *_added_folders()),
+                    also=self._order.also,
+                    # Ray hides a node's GPUs only from who was given some of them.
+                    environment={} if self._order.has_gpu else {VISIBLE: ""},
+                )
+            except OSError as error:
+                raise TrainingError(
+                    f"the node can't start a training process: {error}", cause="device_lost"
+                ) from None
         return self._process
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.recommendations.carrying import Carried
 from service.recommendations.distance import Subject
-from service.recommendations.similar import body_of, carry, neighbours
+from service.recommendations.similar import MOST_BODIES, body_of, carry, has_median, neighbours
 from service.schemas import WarmStart
 from tuner.evidence import NormSketch, Reference, Verdict
 from tuner.methods import GradientScale, get_method
@@ -32,7 +32,7 @@ def warm_start(
 
     Returns:
         `service.schemas.WarmStart` as JSON values, the nearest first, at most two; empty if nothing is near, or if the
-        probe did not say what it measured.
+        probe did not say what it measured. Only the nearest `MOST_BODIES` that might give a setting are looked at.
     """
     if reference.features is None:
         return []
@@ -43,11 +43,17 @@ def warm_start(
     medians = {scale: each.median for scale, each in sketches.items() if each is not None}
     found: list[WarmStart] = []
     asked = Subject.of(reference.features)
-    for each in neighbours(session, tenant_id=tenant_id, asked=asked, without_study=study_id):
-        if len(found) == MAX_WARM_SETTINGS or each.comparison.quality is None:
+    near = [
+        each
+        for each in neighbours(session, tenant_id=tenant_id, asked=asked, without_study=study_id)
+        if each.comparison.quality is not None
+        and each.row.verdict == Verdict.CLIP
+        and each.row.method in spec.methods
+        and has_median(each, medians)
+    ]
+    for each in near[:MOST_BODIES]:
+        if len(found) == MAX_WARM_SETTINGS:
             break
-        if each.row.verdict != Verdict.CLIP:
-            continue
         carried = carry(each, body_of(session, each), asked, medians)
         if carried is None or not _is_searched(carried, spec):
             continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -22,13 +23,15 @@ from service.worker.side import CohortTask, Count
 from service.worker.slot import Slot
 from service.worker.training import Signals, StartError, Training, require_belonging
 from tuner.search.joining import JoinedCohort
-from tuner.training.cohort import Event
+from tuner.training.cohort import Event, Progressed, Resumed
 from tuner.training.parts import Grid, split
 
 log = structlog.get_logger(__name__)
 
-#: Pause between two looks at parts that all were silent, in seconds.
+#: How long all parts together are listened to before their slots and decisions are looked at again, in seconds.
 _PAUSE_SECONDS = 0.02
+#: How long a process that has told everything may take to be ready for the study's next request, in seconds.
+_END_SECONDS = 5.0
 
 
 class ReplanError(Exception):
@@ -71,13 +74,24 @@ class CohortRun:
         self._count = count
         self._signals = signals
         self._patience = Patience(pool)
+        self._num_starved = 0
         #: Where parts that were stopped wait: the rung, by the part's index.
         self._parked: dict[int, int] = {}
+        #: Parts that were stopped and begun again, and have not said from where.
+        self._unparked: set[int] = set()
+        self._told_all_at: float | None = None
+        #: Parts whose steps have been told in this run.
+        self._counted: set[int] = set()
 
     @property
     def held_seconds(self) -> float:
-        """How long slots were held, over all of them."""
+        """How long devices were held, over all of them."""
         return sum(each.held_seconds for each in self._parts)
+
+    @property
+    def num_starved(self) -> int:
+        """The most parts that waited in vain for a device of a cluster at a time."""
+        return self._num_starved
 
     def events(self) -> Iterator[Sequence[Event]]:
         """Train; what was yielded is written when the next is asked for.
@@ -90,7 +104,7 @@ class CohortRun:
             NoDeviceError: if every slot has been set aside for a while.
             TrainingError: if a part ended without its results.
         """
-        while not self._joined.has_all:
+        while not self._joined.has_all or self._is_ending():
             self._signals.check()
             self._place()
             events, broken = self._listen()
@@ -99,8 +113,6 @@ class CohortRun:
             for part, error in broken:
                 self._recover(part, error)
             self._decide()
-            if not events:
-                time.sleep(_PAUSE_SECONDS)
 
     def end(self) -> None:
         """Let go of all slots; what still trains ends."""
@@ -109,6 +121,12 @@ class CohortRun:
         for each in held:
             self._release(each, ends=not each.has_ended)
         self._pool.want(self._study_id, 0)
+
+    def _is_ending(self) -> bool:
+        """Whether a process that has told everything is about to say so: one that is cut off can't be used again."""
+        self._told_all_at = self._told_all_at or time.monotonic()
+        is_in_time = time.monotonic() - self._told_all_at < _END_SECONDS
+        return is_in_time and any(each.slot is not None for each in self._parts)
 
     def _place(self) -> None:
         """Give a slot to every part that may train, as far as there are any for this study.
@@ -120,7 +138,9 @@ class CohortRun:
         self._pool.want(self._study_id, len(needing))
         while needing and (slot := self._pool.take(self._study_id)) is not None:
             self._begin(needing.pop(0), slot)
-        if needing or any(each.is_pending for each in self._parts):
+        num_pending = sum(each.is_pending for each in self._parts)
+        self._num_starved = max(self._num_starved, num_pending)
+        if needing or num_pending:
             self._make_room()
         self._patience.check(is_idle=all(each.slot is None for each in self._parts))
 
@@ -131,7 +151,8 @@ class CohortRun:
         return rung is None or self._joined.decision(rung, part.index) is not None
 
     def _begin(self, part: Part, slot: Slot) -> None:
-        self._parked.pop(part.index, None)
+        if self._parked.pop(part.index, None) is not None:
+            self._unparked.add(part.index)
         request = {
             "kind": "cohort",
             "cohort": self._joined.left(part.index).to_json(),
@@ -176,12 +197,14 @@ class CohortRun:
         """What the parts told, as events of the cohort; and which of them broke."""
         events: list[Event] = []
         broken: list[tuple[Part, TrainingError]] = []
-        for part in self._parts:
-            if part.slot is None:
-                continue
+        placed = [each for each in self._parts if each.slot is not None]
+        if not placed:
+            time.sleep(_PAUSE_SECONDS)
+        for part in placed:
             if self._joined.waits_at(part.index) is not None:
                 part.rest()
-            told, error = part.poll(0)
+            # Never without waiting: that a dead process is silent is noticed by the time that it is listened to.
+            told, error = part.poll(_PAUSE_SECONDS / len(placed))
             try:
                 events += self._join(part, told)
             except TrainingError as odd:
@@ -203,11 +226,23 @@ class CohortRun:
         cohort = self._cohorts[part.index]
         require_belonging(cohort, told)
         try:
-            return [event for each in told for event in self._joined.take(part.index, each)]  # type: ignore[arg-type]
+            news = filter(None, (self._once(part, each) for each in told))
+            return [event for each in news for event in self._joined.take(part.index, each)]  # type: ignore[arg-type]
         except ValueError as error:
             raise TrainingError(
                 f"the training process told what no part of a cohort tells: {error}", cause="bad_output"
             ) from None
+
+    def _once(self, part: Part, message: Message) -> Message | None:
+        """A message whose steps count as old only if they were taken before this run; None if it is no news."""
+        if isinstance(message, Resumed) and part.index in self._unparked:
+            self._unparked.remove(part.index)
+            return None
+        if isinstance(message, Resumed) and part.index in self._counted:
+            return replace(message, lane_steps=0)
+        if isinstance(message, Progressed | Resumed):
+            self._counted.add(part.index)
+        return message
 
     def _finish(self, part: Part) -> TrainingError | None:
         """A part's process has answered to the end: with everything, one hopes."""

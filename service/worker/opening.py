@@ -10,6 +10,7 @@ import structlog
 
 from service.devices import Device, found_devices, parse_devices, slot_names
 from service.errors import TrainingError
+from service.launchers.launcher import AbstractLauncher
 from service.launchers.local import LocalLauncher
 from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Catalogue
@@ -82,12 +83,21 @@ def open_slots(settings: Settings) -> Opening:
     return Opening(catalogue, pool)
 
 
-def _described(launcher: LocalLauncher, process: TrainingProcess) -> tuple[Catalogue, TrainingProcess | None]:
-    """The workloads; and the process, if it is still of use."""
+def _described(
+    launcher: AbstractLauncher, process: TrainingProcess
+) -> tuple[Catalogue, TrainingProcess | None]:
+    """The workloads; and the process, if it is still of use.
+
+    Raises:
+        TrainingError: if there are none, or the process never was ready on a cluster.
+    """
     try:
         return launcher.describe(process, _START_SECONDS), process
     except TrainingError as error:
         process.stop()
+        if process.ready is None and not isinstance(launcher, LocalLauncher):
+            # It is not attached to its cluster, which no workload has anything to do with.
+            raise
         log.warning(
             "workloads are described one by one",
             action="describe_failed",
@@ -113,16 +123,12 @@ def _on_cluster(settings: Settings) -> Opening:
     from service.launchers.ray import RayLauncher
 
     launcher = RayLauncher.of(settings)
-    process = launcher.launch()
-    try:
-        catalogue = launcher.describe(process, _START_SECONDS)
-    except TrainingError:
-        process.stop()
-        raise
+    catalogue, process_left = _described(launcher, launcher.launch())
     slots = [
         Slot(name=f"ray:{index}", launch=launcher.launch, threads=settings.training_threads)
         for index in range(settings.ray_slots)
     ]
     pool = SlotPool(slots)
-    pool.adopt(slots[0].name, process)
+    if process_left is not None:
+        pool.adopt(slots[0].name, process_left)
     return Opening(catalogue, pool)

@@ -29,15 +29,16 @@ class Part:
         self.slot: Slot | None = None
         self.not_before = 0.0
         self._training: Training | None = None
+        self._is_broken = False
         self._begun_at = 0.0
         self._held_seconds = 0.0
-        self._held_since = 0.0
+        self._looked_at = 0.0
 
     @property
     def held_seconds(self) -> float:
-        """How long it has held slots, in seconds."""
-        now = time.monotonic() - self._held_since if self.slot is not None else 0.0
-        return self._held_seconds + now
+        """How long it has held devices, in seconds; a slot that waits for a node of a cluster holds none."""
+        holds = self.slot is not None and not (self._training is not None and self._training.is_pending)
+        return self._held_seconds + (time.monotonic() - self._looked_at if holds else 0.0)
 
     @property
     def is_pending(self) -> bool:
@@ -50,8 +51,8 @@ class Part:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its process has answered the request to its end."""
-        return self._training is not None and not self._training.is_busy
+        """Whether its process has answered the request to its end, and did not break."""
+        return self._training is not None and not self._training.is_busy and not self._is_broken
 
     def begin(self, slot: Slot, training: Training, request: Mapping[str, Any]) -> None:
         """Train on a slot from now on.
@@ -64,15 +65,18 @@ class Part:
         Raises:
             StartError: if no process can be started; it holds the slot all the same.
         """
-        self.slot, self._training = slot, training
-        self._begun_at = self._held_since = time.monotonic()
+        self.slot, self._training, self._is_broken = slot, training, False
+        self._begun_at = self._looked_at = time.monotonic()
         training.begin(request)
 
     def poll(self, timeout: float) -> tuple[list[Message], TrainingError | None]:
         """What its process told; see `Training.poll`."""
         if self._training is None or not self._training.is_busy:
             return [], None
-        return self._training.poll(timeout)
+        told, error = self._training.poll(timeout)
+        self._held_seconds, self._looked_at = self.held_seconds, time.monotonic()
+        self._is_broken = error is not None
+        return told, error
 
     def rest(self) -> None:
         """It waits at a rung: its silence is no stall."""

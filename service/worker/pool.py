@@ -51,6 +51,7 @@ class SlotPool:
         self._changed = 0
         self._closed = False
         self._lock = threading.RLock()
+        self._left = threading.Condition(self._lock)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -85,12 +86,15 @@ class SlotPool:
     def enter(self, study_id: str, *, tenant_id: str, priority: int = 0) -> None:
         """Make a study known; it holds and wants nothing yet.
 
+        Who comes with another lease of a study waits until the one before has left: both would use its slots.
+
         Args:
             study_id: which.
             tenant_id: whose.
             priority: higher goes first.
         """
         with self._lock:
+            self._left.wait_for(lambda: study_id not in self._claims)
             self._arrivals += 1
             self._claims[study_id] = Claim(
                 study_id=study_id, tenant_id=tenant_id, priority=priority, arrived=self._arrivals
@@ -104,20 +108,20 @@ class SlotPool:
             left = [each for each in self._slots if study_id in (each.study_id, each.process_of)]
             ending = [each.process for each in left if each.process is not None]
             for each in left:
-                each.process = each.process_of = each.study_id = None
+                each.process = each.process_of = None
+                # Its process may wait in a slot that another study has taken already.
+                if each.study_id == study_id:
+                    each.study_id = None
             self._changed += 1
+            self._left.notify_all()
         stop_all(ending)
         if self._keeps_warm:
-            self.warm(left)
+            self.warm()
 
-    def warm(self, slots: Iterable[Slot] | None = None) -> None:
-        """Start a process in every slot that is free, can be used and has none.
-
-        Args:
-            slots: which; all by default.
-        """
+    def warm(self) -> None:
+        """Start a process in every slot that is free, can be used and has none."""
         with self._lock:
-            for each in self._slots if slots is None else tuple(slots):
+            for each in self._slots:
                 if (
                     each.process is None
                     and each.study_id is None
@@ -251,7 +255,7 @@ class SlotPool:
     def tend(self) -> None:
         """Look after the slots that no study holds; call it a few times a second.
 
-        A slot that is set aside is tried again when its time has come, and one whose waiting process ends, or has
+        A slot that is set aside is tried again when its time has come, and one whose unused process ends, or has
         another device than it should, is set aside before a study finds out.
         """
         with self._lock:
@@ -261,9 +265,7 @@ class SlotPool:
                 try:
                     self._look_after(slot)
                 except (OSError, TrainingError) as error:
-                    process, slot.process = slot.process, None
-                    if process is not None:
-                        threading.Thread(target=process.stop).start()
+                    self._forget_process(slot)
                     self._refuse(slot, str(error))
 
     def _look_after(self, slot: Slot) -> None:
@@ -278,6 +280,9 @@ class SlotPool:
             if slot.reason is not None and self._clock() >= slot.again_at:
                 slot.process, slot.again_at = slot.launch(), self._clock() + _START_SECONDS
             return
+        if slot.process_of is not None and not process.is_alive:
+            # What its study did with it says nothing about the device.
+            return self._forget_process(slot)
         if process.ready is None or not process.is_alive:
             process.receive(0)
         if process.ready is not None:
@@ -289,9 +294,15 @@ class SlotPool:
                 f"no training process was ready within {_START_SECONDS:g} s", cause="device_lost"
             )
 
+    def _forget_process(self, slot: Slot) -> None:
+        process, slot.process, slot.process_of = slot.process, None, None
+        if process is not None:
+            threading.Thread(target=process.stop).start()
+
     def _refuse(self, slot: Slot, reason: str) -> None:
         first, longest = _ASIDE_SECONDS
-        pause = min(first * 2**slot.num_failures, longest)
+        # A device may be away for months: no power of two that a float can't hold.
+        pause = min(first * 2 ** min(slot.num_failures, 30), longest)
         slot.num_failures += 1
         slot.again_at = self._clock() + pause
         # What happened, and the last that the process had to say.

@@ -11,15 +11,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service import recommendations
 from service.db.models import WorkloadRow
 from service.db.session import Database
-from service.errors import TrainingError
+from service.errors import LeaseLostError, TrainingError
 from service.jobs.lease import Lease
 from service.jobs.queue import Queue
 from service.launchers.protocol import Message, Ready
@@ -126,6 +128,16 @@ class StudyRunner:
             ShutdownRequestedError: the worker is stopping.
             StudyFailedError: too many trials failed, or the probe never worked.
         """
+        try:
+            return self._run()
+        except LeaseLostError:
+            raise
+        except Exception:
+            # However it ends: devices were held for it.
+            self._record_device_time()
+            raise
+
+    def _run(self) -> JobState:
         study = self._load()
         reference = study.reference or self._probe(study.spec)
         while True:
@@ -146,6 +158,12 @@ class StudyRunner:
             if asked is None:
                 return self._recommend(study, reference)
             self._insert(asked, cohort=1 + max((trial.cohort for trial in trials), default=-1))
+
+    def _record_device_time(self) -> None:
+        """Write down the time since the last event, if the database answers."""
+        held = self._training.device_seconds
+        with suppress(SQLAlchemyError), self._queue.held(self._lease) as session:
+            ledger.record_device_time(session, self._lease, held - self._seconds_written)
 
     def stop_training(self) -> None:
         """End the training process, if there is one; safe from any thread, twice too."""
@@ -188,12 +206,7 @@ class StudyRunner:
     def _kept(self, spec: StudySpec, reference: Reference) -> Reference:
         self._transactions.hold(
             lambda session: ledger.record_reference(
-                session,
-                self._queue,
-                self._lease,
-                reference,
-                spec=spec,
-                begins_warm=self._settings.warm_start,
+                session, self._queue, self._lease, reference, spec=spec, begins_warm=self._settings.warm_start
             )
         )
         return reference
@@ -290,7 +303,6 @@ class StudyRunner:
             }
             self._queue.append_event(session, self._lease, "recommendation", payload)
             self._queue.finish_in(session, self._lease, JobState.SUCCEEDED)
-
             ledger.record_device_time(
                 session, self._lease, self._training.device_seconds - self._seconds_written
             )
@@ -317,7 +329,6 @@ class StudyRunner:
         facts = [message for message in batch if isinstance(message, _Fact)]
         if not facts and not progress:
             return
-
         held = self._training.device_seconds
 
         def record(session: Session) -> None:

@@ -56,12 +56,15 @@ class SlotTraining:
         self._on_ready = on_ready
         self._known: set[Ready] = set()
         self._seconds = 0.0
+        self._limit = len(pool)
+        self._held_since: float | None = None
         self._run: CohortRun | None = None
 
     @property
     def device_seconds(self) -> float:
         """How long slots were held so far, over all of them."""
-        return self._seconds + (self._run.held_seconds if self._run is not None else 0.0)
+        alone = time.monotonic() - self._held_since if self._held_since is not None else 0.0
+        return self._seconds + alone + (self._run.held_seconds if self._run is not None else 0.0)
 
     def measure(self, request: Mapping[str, Any]) -> Iterator[Sequence[Message]]:
         """Probe on one slot; see `service.worker.side.TrainingSide`."""
@@ -94,6 +97,7 @@ class SlotTraining:
         finally:
             run.end()
             self._seconds, self._run = self._seconds + run.held_seconds, None
+            self._learn(grid, run.num_starved)
 
     def stop(self) -> None:
         """End the study's processes, if there are any; safe from any thread, twice too."""
@@ -110,7 +114,15 @@ class SlotTraining:
         if found and found.num_seed_groups <= num_seeds and found.num_trial_groups <= num_trials:
             return found
         share = self._pool.share(self._study_id, num_trials * num_seeds)
-        return choose_grid(num_trials, num_seeds, max(1, share))
+        return choose_grid(num_trials, num_seeds, max(1, min(share, self._limit)))
+
+    def _learn(self, grid: Grid, num_starved: int) -> None:
+        """Split the next cohort no further than a cluster had devices for this one; twice as far if it had enough.
+
+        Parts beyond its devices take turns with the others at every rung, which costs a process each time.
+        """
+        had = grid.num_parts - num_starved
+        self._limit = max(1, had) if num_starved else min(2 * self._limit, len(self._pool))
 
     def _alone(self, request: Mapping[str, Any]) -> Iterator[Sequence[Message]]:
         """Answer a request on one slot; on another, if that one can't be made ready.
@@ -139,12 +151,12 @@ class SlotTraining:
             self._signals.check()
             patience.check(is_idle=True)
             time.sleep(TICK_SECONDS)
-        since, is_whole = time.monotonic(), False
+        self._held_since, is_whole = time.monotonic(), False
         try:
             yield slot
             is_whole = True
         finally:
-            self._seconds += time.monotonic() - since
+            self._seconds, self._held_since = self.device_seconds, None
             if not is_whole:
                 # In the middle of a request: what it would tell next is nobody's any more.
                 self._pool.drop(slot, self._study_id)

@@ -213,8 +213,6 @@ class Worker:
         opening, presence = self._opening, self._presence
         assert opening is not None
         assert presence is not None
-        if trains:
-            opening.pool.enter(lease.study_id, tenant_id=lease.tenant_id, priority=lease.priority)
         runner = StudyRunner(
             database=self._database,
             queue=self._queue,
@@ -234,6 +232,8 @@ class Worker:
         )
         try:
             with heartbeat:
+                if trains:
+                    opening.pool.enter(lease.study_id, tenant_id=lease.tenant_id, priority=lease.priority)
                 self._conclude(lease, runner)
         except LeaseLostError:
             log.warning("job lost", action="lease_lost", job_id=lease.job_id, fence=lease.fence)

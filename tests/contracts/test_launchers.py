@@ -7,6 +7,7 @@ did wrong has the same cause and sentence, and nothing of it is left when it was
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from service.launchers.process import TrainingProcess
 from service.launchers.protocol import MAX_LINE_BYTES, Broken, Done, Message, Pending, Ready
 from service.launchers.ray import RayLauncher
 from service.settings import Settings
+from service.worker.opening import _described, open_slots
 from tuner.spec import OFF_SETTING, ClipSetting
 from tuner.training.cohort import (
     CheckpointSaved,
@@ -166,6 +168,21 @@ def receive(process: TrainingProcess) -> Message:
     raise AssertionError("nothing was said for two minutes")
 
 
+def await_pending(process: TrainingProcess, detail: str) -> bool:
+    """Listen until a request waits for a certain reason.
+
+    Raises:
+        TrainingError: if the process broke.
+    """
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        message = process.receive(1)
+        if isinstance(message, Pending) and message.detail == detail:
+            return True
+        assert message is None or isinstance(message, Ready | Pending)
+    return False
+
+
 def told_by(process: TrainingProcess) -> list[Message]:
     """Everything up to `Done`."""
     return list(iter(lambda: receive(process), Done()))
@@ -247,8 +264,8 @@ def test_environment_is_an_allow_list(site: Local, monkeypatch: pytest.MonkeyPat
     ask(process, "environment")
     with pytest.raises(TrainingError, match="PATH") as caught:
         told_by(process)
-    for name in ("CLIPTUNE_", "AWS_", "RAY_AUTH"):
-        assert name not in str(caught.value)
+    for word in ("CLIPTUNE_", "AWS_", "RAY_AUTH", "canary"):
+        assert word not in str(caught.value)
 
 
 # ---- the end ----
@@ -404,17 +421,57 @@ def test_requests_wait_for_nodes_and_say_so(on_ray: OnRay) -> None:
     first, second = on_ray.odd(), on_ray.unkept()
     for process in (first, second):
         ask(process, "counts", up_to=1)
-    waiting = None
     # The cluster misses a node that was killed only after some heartbeats.
-    while not isinstance(waiting, Pending) or "no node" not in waiting.detail:
-        waiting = first.receive(60)
-        assert waiting is not None and not isinstance(waiting, Broken)
-    assert waiting.detail == "no node of the cluster has 1 CPU: it waits for one to join"
+    assert await_pending(first, "no node of the cluster has 1 CPU: it waits for one to join")
     while len(on_ray.nodes.demand()) < 2:
         second.receive(0.5)
     assert on_ray.nodes.demand() == [{"CPU": 1.0}] * 2
     on_ray.nodes.have(1)
     assert [len(told_by(each)) for each in (first, second)] == [1, 1]
+
+
+def test_workload_that_ends_its_process_keeps_no_other_from_being_described(on_ray: OnRay) -> None:
+    on_ray.nodes.have(1)
+    launcher = on_ray.launcher(ODD)
+    launcher.registrations = Registrations(
+        parse_registrations("good=faulty:train,ends=faulty:train", source="a test")
+    )
+    catalogue, process = _described(launcher, launcher.launch())
+    assert process is None
+    assert [each.name for each in catalogue.workloads] == ["good"]
+    assert [(each.name, "exit code 7" in each.reason) for each in catalogue.refused] == [("ends", True)]
+
+
+def test_head_that_is_away_ends_a_worker_that_starts_with_its_sentence(nodes: RayNodes) -> None:
+    settings = Settings(launcher="ray", ray_address="127.0.0.1:1", kill_grace_seconds=GRACE)
+    with pytest.raises(
+        TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 .*\[ray_unreachable\]$"
+    ):
+        open_slots(settings)
+
+
+def test_request_that_is_lost_before_it_reaches_its_node_is_told_after_a_few_times(
+    on_ray: OnRay, tmp_path: Path
+) -> None:
+    """The node's process ends where it would import the relay."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Ends:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'service.launchers.ray_relay':\n"
+        "            os._exit(1)\n"
+        "sys.meta_path.insert(0, Ends())\n"
+    )
+    environment = tmp_path / "runtime-env.json"
+    environment.write_text(json.dumps({"env_vars": {"PYTHONPATH": str(tmp_path)}}))
+    on_ray.nodes.have(1)
+    process = on_ray.unkept(ray_runtime_env=str(environment))
+    ask(process, "counts", up_to=1)
+    with pytest.raises(
+        TrainingError, match="killed the training's process on a node that it had not reached"
+    ) as caught:
+        receive(process)
+    assert caught.value.cause == "device_lost"
 
 
 def test_gpu_that_pytorch_does_not_see_is_refused(on_ray: OnRay) -> None:
@@ -479,7 +536,12 @@ def test_head_that_is_killed_ends_the_process_and_the_next_one_attaches_when_it_
         ask(process, "grandchild")
         receive(process)
         trainer = process.ready.pid if process.ready else 0
+        waits = launcher.launch()
+        stack.callback(waits.stop)
+        ask(waits, "counts", up_to=1)
+        assert await_pending(waits, "every node with 1 CPU is busy")
         head.kill_head()
+        assert await_pending(waits, "the head of the cluster does not answer")
         with pytest.raises(TrainingError) as caught:
             receive(process)
         assert caught.value.cause == "device_lost"

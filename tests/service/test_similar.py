@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from service import recommendations
 from service.recommendations.carrying import carry_over
@@ -332,6 +333,30 @@ def test_a_tuned_rate_is_taken_over_at_the_new_base(api: Any) -> None:
     store(api, setting=tuned)
     assert [each["setting"]["learning_rate_scale"] for each in warm(api, **wide)] == [0.5, 1.0]
     assert [each["setting"]["learning_rate_scale"] for each in warm(api)] == [1.0]
+
+
+def test_a_search_looks_at_so_many_neighbours_alone(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the nearest that might give a setting: equal ones say nothing new, and the study's row is held meanwhile."""
+    monkeypatch.setattr("service.recommendations.warm.MOST_BODIES", 2)
+    for rate in (1.0, 1.1, 1.2):
+        store(api, features={"learning_rate": rate}, setting=ClipSetting.parse("value:0.1"))
+    for rate in (1.3, 1.4, 1.5):
+        store(api, features={"learning_rate": rate})
+    store(api, features={"learning_rate": 2.0}, kappa=2.0)
+    asked: list[str] = []
+    event.listen(api.database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    assert len(warm(api, methods=["global_norm"])) == 1
+    assert sum("SELECT cliptune_recommendations.body" in each for each in asked) == 2
+
+
+def test_an_answer_reads_so_many_neighbours_alone(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those whose method's threshold can't be carried over are not read at all."""
+    monkeypatch.setattr("service.recommendations.similar.MOST_BODIES", 1)
+    for rate in (1.0, 1.1):
+        store(api, features={"learning_rate": rate}, setting=ClipSetting.parse("value:0.1"))
+    for rate in (1.2, 1.3):
+        store(api, features={"learning_rate": rate})
+    assert len(ask(api)["neighbours"]) == 1
 
 
 def test_equal_settings_are_taken_over_once(api: Any) -> None:

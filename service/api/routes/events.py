@@ -22,8 +22,8 @@ router = APIRouter(tags=["studies"])
 #: How long a stream waits for news before it looks whether the process stops or its key was revoked, in seconds.
 _QUIET_SECONDS = 0.5
 _BATCH = 500
-#: Time between two looks at the reader's key, in seconds: with what is remembered of a key, a revoked one ends its
-#: streams within a minute.
+#: Time between two looks at the reader's key and at the study's state, in seconds: with what is remembered of a key,
+#: a revoked one ends its streams within a minute.
 _KEY_SECONDS = 25.0
 _RECONNECT_MILLISECONDS = 1000
 
@@ -61,7 +61,9 @@ async def stream_events(
         try:
             if time.monotonic() - checked_at > _KEY_SECONDS:
                 await authenticate_reader(request)
-                checked_at = time.monotonic()
+                # And read, news or not: who comes with an id that is not reached (of a database that was restored from
+                # a copy since) is not woken, and has to be told that the study ended.
+                checked_at, has_news = time.monotonic(), True
             if has_news:
                 events, is_done = await run_in_threadpool(_read, app, study_id, seen)
         except ProblemError:

@@ -143,6 +143,16 @@ def test_another_tenants_studies_and_keys_have_no_series(api: Any) -> None:
     assert found['cliptune_jobs{state="running"}'] == 1
 
 
+def test_methods_that_anybody_made_up_are_one_series(api: Any) -> None:
+    for method in ("BREW", "WHEN", "get"):
+        api.http.request(method, "/healthz")
+    counted = [
+        line for line in api.http.get("/metrics").text.splitlines() if "cliptune_http_requests_total{" in line
+    ]
+    assert not [line for line in counted if 'method="BREW"' in line or 'method="WHEN"' in line]
+    assert [line for line in counted if 'method="other"' in line and 'status="405"' in line]
+
+
 def test_a_study_tells_its_device_seconds_and_keeps_who_asked(api: Any) -> None:
     study_id = api.study()["id"]
     assert api.http.get(f"/v1/studies/{study_id}").json()["device_seconds"] == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from sqlalchemy import event, func, select
@@ -80,6 +80,19 @@ def test_a_database_that_is_away_sends_each_to_its_own_read(tmp_path: Any) -> No
     empty = Database(f"sqlite:///{tmp_path / 'without-tables.db'}")
     assert asyncio.run(News(empty, look_seconds=0.01).wait("s", 7, LONG))
     empty.close()
+
+
+class Refusing(Database):
+    """Its looks end with an error that is not the database's own."""
+
+    def glance(self, read: object) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+
+def test_any_error_of_a_look_sends_each_to_its_own_read(tmp_path: Any) -> None:
+    refusing = Refusing(f"sqlite:///{tmp_path / 'any.db'}")
+    assert asyncio.run(News(refusing, look_seconds=0.01).wait("s", 7, LONG))
+    refusing.close()
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05])

@@ -277,6 +277,16 @@ def test_stream_ends_when_its_key_is_revoked(api: Any, monkeypatch: pytest.Monke
     assert (again.status_code, again.json()["code"]) == (401, "key_revoked")
 
 
+def test_stream_that_resumes_past_the_newest_event_ends_with_its_study(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader's id may be of a database that was restored from a copy: nothing it has not seen ever comes."""
+    monkeypatch.setattr("service.api.routes.events._KEY_SECONDS", 0.0)
+    study_id = api.study()["id"]
+    threading.Timer(0.3, api.http.post, [f"/v1/studies/{study_id}/cancel"]).start()
+    assert read_events(api, study_id, params={"after": 2**62}) == []
+
+
 def read_events(api: Any, study_id: str, **request: Any) -> list[dict[str, Any]]:
     response = api.http.get(f"/v1/studies/{study_id}/events", **request)
     assert response.status_code == 200

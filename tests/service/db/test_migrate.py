@@ -21,7 +21,7 @@ from service.db.migrate import (
     upgrade,
     wait_for_schema,
 )
-from service.db.models import PREFIX, Base, RecommendationRow, StudyRow
+from service.db.models import PREFIX, Base, RecommendationRow, StudyRow, WorkerRow
 from service.db.session import Database
 from service.errors import DatabaseError
 
@@ -96,7 +96,7 @@ def step(database: Database, direction: str, revision: str) -> None:
         getattr(command, direction)(alembic_config(connection), revision)
 
 
-#: A study of the version before, with a trial that has a report and a result, and its recommendation.
+#: A study of the version before, with a trial that has a report and a result, a worker, and the recommendation.
 ROWS_OF_0001 = (
     "INSERT INTO cliptune_studies (id, tenant_id, workload, spec, spec_sha256, fingerprint, job_id, created_at) "
     "VALUES ('s', 't', 'w', '{\"workload\": \"w\"}', 'd', 'f', 'j', 1)",
@@ -104,6 +104,8 @@ ROWS_OF_0001 = (
     "created_at) VALUES ('a', 's', 0, 0, 'global_norm', 0.5, 'complete', 0, 0, 1)",
     "INSERT INTO cliptune_trial_reports (trial_id, seed, step, fence, value, created_at) VALUES ('a', 0, 9, 1, 2.5, 1)",
     "INSERT INTO cliptune_trial_results (trial_id, fence, lanes, created_at) VALUES ('a', 1, '[]', 1)",
+    "INSERT INTO cliptune_workers (id, hostname, pid, version, device, started_at, seen_at) "
+    "VALUES ('w', 'here', 1, '0', 'cpu', 1, 1)",
     "INSERT INTO cliptune_recommendations (id, tenant_id, study_id, workload, fingerprint, verdict, method, body, "
     "created_at) VALUES ('r1', 't', 's', 'w', 'f', 'clip', 'global_norm', '{}', 1)",
 )
@@ -127,10 +129,14 @@ def test_rows_of_the_version_before_survive_up_and_down(database_url: str) -> No
     with database.read() as session:
         study = session.get_one(StudyRow, "s")
         assert (study.extensions, study.warm_start) == ([], None)
+        assert (study.key_id, study.device_milliseconds) == (None, 0)
+        worker = session.get_one(WorkerRow, "w")
+        assert (worker.slots, worker.lane_steps) == ([], 0)
         assert session.get_one(RecommendationRow, "r1").version == 1
     with database.write() as session:
         for statement in (
-            "UPDATE cliptune_studies SET extensions = '[4]'",
+            "UPDATE cliptune_studies SET extensions = '[4]', key_id = 'k', device_milliseconds = 9",
+            "UPDATE cliptune_workers SET slots = '[{}]', lane_steps = 9",
             "INSERT INTO cliptune_trials (id, study_id, number, cohort, method, state, attempt, lost_count, "
             "created_at, stage, seeds) VALUES ('b', 's', 1, 1, 'none', 'complete', 0, 0, 1, 'confirm', '[3, 4]')",
             "INSERT INTO cliptune_trial_reports (trial_id, seed, step, fence, value, created_at) VALUES "
@@ -141,6 +147,7 @@ def test_rows_of_the_version_before_survive_up_and_down(database_url: str) -> No
         ):
             session.connection().exec_driver_sql(statement)
     step(database, "downgrade", "0001")
+    assert read(database, "SELECT s.id, w.id FROM cliptune_studies s, cliptune_workers w") == [("s", "w")]
     assert read(database, "SELECT id, threshold FROM cliptune_trials") == [("a", 0.5)]
     assert read(database, "SELECT trial_id, value FROM cliptune_trial_reports") == [("a", 2.5)]
     assert read(database, "SELECT id FROM cliptune_recommendations") == [("r2",)]

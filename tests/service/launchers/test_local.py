@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -9,11 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from service.errors import TrainingError
-from service.launchers.local import TRAINER
+from service.launchers.local import TRAINER, LocalLauncher
 from service.launchers.process import TrainingProcess
 from service.launchers.protocol import Catalogue, Done, Message, Ready, decode, encode
 from tuner.spec import MAX_SEEDS, MAX_STEPS, MAX_TRIALS, OFF_SETTING, ClipSetting
@@ -128,6 +130,27 @@ def test_exception_in_a_request_is_told_and_the_process_goes_on(launch) -> None:
     assert "no-such" in broken.detail and "Traceback" in broken.traceback
     process.send({"kind": "describe"})
     assert isinstance(messages_until_done(process)[0], Catalogue)
+
+
+def test_output_that_arrives_after_the_end_is_in_the_reason(launch, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("service.launchers.process._SILENCE_SECONDS", 60.0)
+    process = launch(*ODD)
+    receive(process)
+    process.send({"kind": "odd", "behaviour": "last_words"})
+    with pytest.raises(TrainingError, match=r"exit code 7\nthe reason is here"):
+        receive(process)
+
+
+def test_description_that_waits_for_a_node_is_not_late(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Each look at the clock is 100 s after the last, and the third message would be too late."""
+    clock = SimpleNamespace(monotonic=itertools.count(0, 100).__next__)
+    monkeypatch.setattr("service.launchers.launcher.time", clock)
+    launcher = LocalLauncher(threads=1, kill_grace_seconds=1, command=ODD)
+    process = launcher.launch()
+    try:
+        assert "digits-mlp" in [each.name for each in launcher.describe(process, 250).workloads]
+    finally:
+        process.stop()
 
 
 def test_ended_process_says_so_every_time(launch) -> None:

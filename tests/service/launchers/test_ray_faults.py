@@ -72,6 +72,8 @@ def told() -> dict[str, list[str]]:
 def test_each_error_has_its_cause(told: dict[str, list[str]], error: str, cause: str, says: str) -> None:
     assert told[error][0] == cause
     assert says in told[error][1]
+    # Ray colours its texts for a terminal.
+    assert "\x1b" not in told[error][1]
 
 
 def test_another_version_on_the_node_is_named() -> None:

@@ -23,11 +23,15 @@ from service.jobs.queue import Queue
 from service.launchers.local import LocalLauncher
 from service.settings import Settings
 from service.states import JobState
+from service.worker import part
 from service.worker.cohort_run import Patience
 from service.worker.endings import NoDeviceError, ShutdownRequestedError
+from service.worker.part import Part
 from service.worker.pool import SlotPool
 from service.worker.runner import StudyRunner
 from service.worker.slot import Slot
+from service.worker.slot_training import SlotTraining
+from service.worker.training import Training
 from tuner.spec import StudySpec
 
 TIMED = str(Path(__file__).parent / "timed_trainer.py")
@@ -88,7 +92,14 @@ def make_pool(orders: Path) -> Iterator[MakePool]:
 def run(database: Database, queue: Queue, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run a leased study on a pool; what it came to."""
 
-    def go(lease: Lease, pool: SlotPool, signals: Quiet | None = None, **settings: Any) -> dict[str, Any]:
+    def go(
+        lease: Lease,
+        pool: SlotPool,
+        signals: Quiet | None = None,
+        *,
+        on_steps: Callable[[int], None] = lambda num_steps: None,
+        **settings: Any,
+    ) -> dict[str, Any]:
         pool.enter(lease.study_id, tenant_id=lease.tenant_id)
         runner = StudyRunner(
             database=database,
@@ -97,6 +108,7 @@ def run(database: Database, queue: Queue, tmp_path: Path) -> Callable[..., dict[
             pool=pool,
             settings=Settings(checkpoint_dir=str(tmp_path / "checkpoints"), **settings),
             signals=signals or Quiet(),
+            on_steps=on_steps,
         )
         try:
             assert runner.run() is JobState.SUCCEEDED
@@ -143,6 +155,7 @@ def test_two_slots_find_what_one_finds(
     alone: dict[str, Any], lease_of: Any, make_pool: MakePool, run: Any, orders: Path, database: Database
 ) -> None:
     lease = lease_of(SPEC)
+    (orders / "late").write_text("0.3")
     assert run(lease, make_pool(*TWO)) == alone
     assert {state for state, _ in alone["trials"].values()} == {"complete", "pruned"}
     parts = logged(orders, "begins")
@@ -161,10 +174,11 @@ def test_two_slots_find_what_one_finds(
                 JobEventRow.kind == "training_started", JobEventRow.study_id == lease.study_id
             )
         ).all()
-    assert {each["slot"] for each in started} == set(TWO)
+    # One process each, for the probe and all cohorts, though it takes its time to end one.
+    assert sorted(each["slot"] for each in started) == sorted(TWO)
 
 
-@pytest.mark.parametrize("fault", ["kill", "hang"])
+@pytest.mark.parametrize("fault", ["kill", "orphan", "hang"])
 def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
     fault: str,
     alone: dict[str, Any],
@@ -175,11 +189,21 @@ def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
     database: Database,
 ) -> None:
     (orders / f"{fault}-0").touch()
-    lease = lease_of(SPEC)
-    assert run(lease, make_pool(*TWO), stall_seconds=2 if fault == "hang" else 60) == alone
+    lease, steps = lease_of(SPEC), []
+    stall_seconds = 2 if fault == "hang" else 60
+    assert run(lease, make_pool(*TWO), stall_seconds=stall_seconds, on_steps=steps.append) == alone
     resumed = [each for each in logged(orders, "begins") if each["first"] > 0]
     assert len(resumed) == 1
+    # Of the steps that were taken twice each counts once, and none is left out.
+    lanes = [lane for _, trained in alone["trials"].values() for lane in trained]
+    assert sum(steps) == sum(lane["num_steps"] for lane in lanes)
     with database.read() as session:
+        query = select(TrialRow.last_error).where(
+            TrialRow.study_id == lease.study_id, TrialRow.last_error.is_not(None)
+        )
+        errors = {error.splitlines()[0] for error in session.scalars(query)}
+        assert len(errors) == 1
+        assert ("said nothing" if fault == "hang" else "killed by SIGKILL") in errors.pop()
         assert len(session.scalars(select(TrialResultRow)).all()) == 2 * len(alone["trials"])
 
 
@@ -266,6 +290,28 @@ def test_next_worker_keeps_the_grid_and_goes_on_from_its_checkpoints(
     assert len({each["pid"] for each in resumed}) >= 2
 
 
+def test_cluster_with_fewer_devices_than_slots_is_not_asked_for_more_again(
+    alone: dict[str, Any],
+    lease_of: Any,
+    make_pool: MakePool,
+    run: Any,
+    orders: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    database: Database,
+) -> None:
+    """Two slots of a cluster with one device: the first cohort's parts take turns, the next one is not split."""
+    monkeypatch.setattr(part, "_PATIENCE_SECONDS", 0.1)
+    (orders / "one-device").touch()
+    lease = lease_of(SPEC)
+    assert run(lease, make_pool(*TWO)) == alone
+    begun = logged(orders, "begins")
+    assert any(each["first"] > 0 for each in begun)
+    assert {len(each["seeds"]) for each in begun if each["first"] == 0} == {3, 4}
+    with database.read() as session:
+        query = select(JobEventRow.kind).where(JobEventRow.study_id == lease.study_id)
+        assert "resumed" not in session.scalars(query).all(), "taking turns is no news"
+
+
 def rungs(database: Database, lease: Lease) -> list[Any]:
     with database.read() as session:
         query = select(JobEventRow.payload).where(
@@ -299,3 +345,63 @@ def test_studies_share_the_slots_and_each_finds_what_it_finds_alone(
         each.join()
     assert found == {first.study_id: alone, second.study_id: alone}
     assert {first.study_id, second.study_id} in seen
+
+
+def test_device_time_counts_while_a_slot_is_held(make_pool: MakePool) -> None:
+    """A training function holds its slot for a whole cohort: its time is told as it goes."""
+    pool = make_pool("cpu:0")
+    pool.enter("study", tenant_id="t")
+    training = SlotTraining(
+        pool, "study", settings=Settings(), signals=Quiet(), on_ready=lambda slot, ready: None
+    )
+    answers = training.measure({"kind": "probe"})
+    next(answers)
+    while_held = training.device_seconds
+    assert while_held > 0
+    assert list(answers) == []
+    assert training.device_seconds >= while_held
+    assert pool.num_free == 1
+
+
+def test_study_that_stops_before_its_first_event_held_a_device(
+    lease_of: Any, make_pool: MakePool, run: Any, orders: Path, database: Database
+) -> None:
+    (orders / "mute-0").touch()
+    lease, signals, pool = lease_of(SPEC), Quiet(), make_pool("cpu:0")
+
+    def stop_in_the_probe() -> None:
+        while (orders / "mute-0").exists():
+            time.sleep(0.02)
+        signals.stops.set()
+
+    watcher = threading.Thread(target=stop_in_the_probe)
+    watcher.start()
+    with pytest.raises(ShutdownRequestedError):
+        run(lease, pool, signals)
+    watcher.join()
+    with database.read() as session:
+        assert session.get_one(StudyRow, lease.study_id).device_milliseconds > 0
+    assert [each.process for each in pool._slots] == [None]
+
+
+def test_part_that_broke_leaves_no_process_that_could_be_used_again(
+    make_pool: MakePool, orders: Path
+) -> None:
+    """What it still trains would be told in answer to the next request."""
+    (orders / "mute-0").touch()
+    pool, part = make_pool("cpu:0"), Part(0)
+    pool.enter("study", tenant_id="t")
+    pool.want("study", 1)
+    slot = pool.take("study")
+    assert slot is not None
+    process = pool.process(slot)
+    while process.ready is None:
+        process.receive(0.1)
+    training = Training(lambda: process, stall_seconds=0.1, signals=Quiet(), on_ready=lambda ready: None)
+    part.begin(slot, training, {"kind": "probe"})
+    error = None
+    while error is None:
+        _, error = part.poll(0.1)
+    assert error.cause == "stall"
+    assert process.is_alive
+    assert not part.has_ended

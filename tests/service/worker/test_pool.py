@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,14 +140,18 @@ def test_wrong_device_and_dead_processes_are_seen_before_a_study_comes(
     assert [each["state"] for each in pool.to_json()] == ["aside", "aside", "free"]
 
 
+@pytest.mark.parametrize("is_cut_off", [False, True])
 def test_slots_of_a_study_that_leaves_are_fresh_again(
-    make_pool: MakePool, launch: Callable[[], TrainingProcess]
+    is_cut_off: bool, make_pool: MakePool, launch: Callable[[], TrainingProcess]
 ) -> None:
     pool = make_pool(Slot("x", launch), keeps_warm=True)
     pool.want("a", 1)
     slot = pool.take("a")
     assert slot is not None
     used = pool.process(slot)
+    if is_cut_off:
+        pool.drop(slot, "a")
+        pool.give_back(slot, "a")
     pool.leave("a")
     assert not used.is_alive
     assert slot.process is not None
@@ -152,3 +159,74 @@ def test_slots_of_a_study_that_leaves_are_fresh_again(
     pool.close()
     pool.warm()
     assert not slot.process.is_alive
+
+
+def test_study_that_leaves_takes_nobody_elses_slot(
+    make_pool: MakePool, launch: Callable[[], TrainingProcess]
+) -> None:
+    """Its process waits in a slot that another study has taken and not used yet."""
+    pool = make_pool(Slot("x", launch), keeps_warm=True)
+    pool.want("a", 1)
+    slot = pool.take("a")
+    assert slot is not None
+    used = pool.process(slot)
+    pool.give_back(slot, "a")
+    pool.want("b", 1)
+    assert pool.take("b") is slot
+    pool.leave("a")
+    assert not used.is_alive
+    assert pool.to_json()[0]["study_id"] == "b"
+    assert pool.process(slot).is_alive
+    pool.give_back(slot, "b")
+    assert pool.num_free == 1
+
+
+def test_study_comes_back_only_when_its_last_driver_has_left(
+    make_pool: MakePool, launch: Callable[[], TrainingProcess]
+) -> None:
+    """A worker may get a lease again that it has lost, before whoever drove under the lost one has noticed."""
+    pool = make_pool(Slot("x", launch))
+    pool.want("a", 1)
+    assert pool.take("a") is not None
+    entering = threading.Thread(target=pool.enter, args=("a",), kwargs={"tenant_id": "a"})
+    entering.start()
+    entering.join(0.1)
+    assert entering.is_alive()
+    pool.leave("a")
+    entering.join(60)
+    assert not entering.is_alive()
+    assert pool.want("a", 1) == 1
+
+
+def test_what_a_study_did_to_its_process_sets_no_slot_aside(
+    make_pool: MakePool, launch: Callable[[], TrainingProcess]
+) -> None:
+    pool = make_pool(Slot("x", launch))
+    pool.want("a", 1)
+    slot = pool.take("a")
+    assert slot is not None
+    process = pool.process(slot)
+    until(lambda: process.receive(0.1) is not None)
+    pool.give_back(slot, "a")
+    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: pool.tend() is None and slot.process is None)
+    assert pool.reasons() == {}
+    assert pool.num_free == 1
+
+
+def test_device_that_is_gone_for_days_is_tried_every_five_minutes(make_pool: MakePool) -> None:
+    now = [0.0]
+
+    def fail() -> TrainingProcess:
+        raise OSError("no such device")
+
+    slot = Slot("x", fail)
+    pool = make_pool(slot, clock=lambda: now[0])
+    pool.want("a", 1)
+    assert pool.take("a") is slot
+    pool.set_aside(slot, "a", "no such device")
+    for _ in range(1100):
+        now[0] = slot.again_at
+        pool.tend()
+    assert slot.num_failures == 1101
+    assert slot.again_at - now[0] == 300.0

@@ -1,11 +1,14 @@
 """A training program that speaks the protocol and waits instead of training: its objectives are a formula.
 
 ``FOLDER`` (first argument) is where tests leave orders: ``slow-SLOT`` holds seconds per rung, ``kill`` a number of
-processes that kill themselves at their second rung, ``hang`` likewise. Every process writes what it did to ``log``.
+processes that kill themselves at their second rung, ``hang`` and ``orphan`` likewise, ``mute`` of those that never end
+a probe; ``late`` holds seconds between the last event of a cohort and its end. Every process writes what it did to
+``log``.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -15,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.launchers.protocol import Done, Ready, encode
+from service.launchers.protocol import Done, Pending, Ready, encode
 from tuner.evidence import LaneRecord, LaneResult, NormSketch, Reference
 from tuner.training.cohort import (
     CheckpointSaved,
@@ -61,22 +64,35 @@ def value(threshold: float | None, seed: int, step: int) -> float | None:
     return 2.0 + abs(math.log(threshold / 0.3)) / 4 + 0.01 * math.sin(7 * seed + 3 * threshold) + 5 / step
 
 
+def wait_for_the_device() -> Any:
+    """With the order ``one-device`` all slots are those of a cluster that has one: wait for it, and say so."""
+    if not (ORDERS / "one-device").exists():
+        return None
+    device = (ORDERS / "one-device").open()
+    started = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(device, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(Pending(seconds=time.monotonic() - started, detail="every device is busy"))
+            time.sleep(0.05)
+        else:
+            return device
+
+
 def train(request: dict[str, Any]) -> None:
     cohort, folder = Cohort.from_json(request["cohort"]), Path(request["checkpoints"])
     folder.mkdir(parents=True, exist_ok=True)
-    saved = sorted(int(each.name[:10]) for each in folder.iterdir())
-    first = cohort.rung_steps.index(saved[-1]) + 1 if saved else 0
+    saved = sorted(folder.iterdir())
+    first = cohort.rung_steps.index(int(saved[-1].name[:10])) + 1 if saved else 0
+    done = int((saved[-1] / "manifest.json").read_text()) if saved else 0
     steps, live = cohort.rung_steps, [trial.id for trial in cohort.trials]
     thresholds = {trial.id: trial.setting.threshold for trial in cohort.trials}
     num_lanes = len(live) * len(cohort.seeds)
     note(event="begins", first=first, trials=len(live), seeds=list(cohort.seeds))
     tell(EngineChosen(path="solo", num_lanes=1, reason="nothing is trained here"))
     if first:
-        tell(
-            Resumed(
-                index=first - 1, step=steps[first - 1], lane_steps=num_lanes * steps[first - 1], seconds=0.0
-            )
-        )
+        tell(Resumed(index=first - 1, step=steps[first - 1], lane_steps=done, seconds=0.0))
         live = ask(cohort, first - 1, live, thresholds)
     for index in range(first, len(steps)):
         if not live:
@@ -85,15 +101,20 @@ def train(request: dict[str, Any]) -> None:
         time.sleep(float(pace.read_text()) if pace.exists() else 0.0)
         if index and ordered("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if index and ordered("orphan"):
+            # What it started keeps its pipes open, as a data loader's processes do.
+            if os.fork():
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
         if index and ordered("hang"):
             time.sleep(600)
-        done = num_lanes * steps[index]
+        done += len(live) * len(cohort.seeds) * (steps[index] - (steps[index - 1] if index else 0))
         tell(Progressed(lane_steps=done, total_lane_steps=num_lanes * steps[-1], step=steps[index]))
         if index < len(steps) - 1:
             # As real ones are called.
             named = folder / f"{steps[index]:010d}-{os.urandom(6).hex()}"
             named.mkdir()
-            (named / "manifest.json").touch()
+            (named / "manifest.json").write_text(str(done))
             tell(CheckpointSaved(index=index, step=steps[index], num_bytes=1, seconds=0.0))
         live = ask(cohort, index, live, thresholds)
     note(event="ends")
@@ -141,8 +162,16 @@ tell(Ready(pid=os.getpid(), torch="0", device="cpu", threads=1, seconds=0.0))
 while line := sys.stdin.readline():
     given = json.loads(line)
     if given["kind"] == "cohort":
+        held = wait_for_the_device()
         train(given)
+        if held is not None:
+            held.close()
+        late = ORDERS / "late"
+        time.sleep(float(late.read_text()) if late.exists() else 0.0)
     elif given["kind"] == "probe":
         norms = NormSketch.of([0.1, 0.2, 0.3, 0.4, 1.5])
+        note(event="probes")
+        if ordered("mute"):
+            time.sleep(600)
         tell(ProbeMeasured(reference=Reference(l2_norm=norms, max_abs=norms, num_batches=5)))
     tell(Done())

@@ -1,4 +1,7 @@
-"""Checkpoints on disk: bit for bit, complete or absent, found out if changed, and harmless when the disk is full."""
+"""Checkpoints on disk: bit for bit, complete or absent, found out if changed, and harmless when the disk is full.
+
+What they promise wherever they are is in `tests/contracts/test_checkpoints.py`.
+"""
 
 from __future__ import annotations
 
@@ -75,18 +78,6 @@ def test_size_and_seconds_of_a_write_are_told(kept: Checkpoints) -> None:
     saved = kept.save(TENSORS_OF_ALL_KINDS, VALUES, step=7)
     assert saved.num_bytes == sum(each.stat().st_size for each in Path(saved.path).iterdir())
     assert 0 < saved.seconds < 60
-
-
-def test_the_newest_two_are_kept(kept: Checkpoints) -> None:
-    paths = [save(kept, step) for step in (5, 30, 100, 1000)]
-    assert kept.newest_first() == [paths[3], paths[2]]
-    assert names(kept) == sorted(path.name for path in paths[2:])
-
-
-def test_nothing_is_there_before_the_first(kept: Checkpoints) -> None:
-    assert kept.newest_first() == []
-    kept.forget_drafts()
-    assert not Path(kept.folder).exists()
 
 
 def cut(file: Path) -> None:
@@ -204,14 +195,6 @@ def test_file_that_may_not_grow_is_an_os_error(kept: Checkpoints) -> None:
     assert kept.newest_first() == [before]
 
 
-def test_two_writers_of_one_step_do_not_disturb_each_other(kept: Checkpoints) -> None:
-    other = Checkpoints(kept.folder)
-    paths = {save(kept, 5), save(other, 5)}
-    assert set(kept.newest_first()) == paths
-    for path in paths:
-        assert kept.load(path).values == VALUES
-
-
 WRITER = """
 import sys
 from pathlib import Path
@@ -239,7 +222,7 @@ def writer(kept: Checkpoints) -> Iterator[subprocess.Popen[str]]:
     process.stdout.close()
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.0005, 0.001, 0.002, 0.004])
+@pytest.mark.parametrize("delay", [0.0, 0.002])
 def test_killed_writer_leaves_the_last_one_told(
     kept: Checkpoints, writer: subprocess.Popen[str], delay: float
 ) -> None:
