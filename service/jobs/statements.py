@@ -39,7 +39,10 @@ _FIND_EXPIRED = "SELECT 1 FROM cliptune_jobs WHERE state = 'running' AND lease_u
 _ACQUIRE_SET = """state = 'running', fence = fence + 1, attempt = attempt + 1, owner = :owner,
   lease_until = {now} + :ttl, started_at = coalesce(started_at, {now})"""
 # The fields of a `Lease`, and below of a `Reaped`.
-_ACQUIRE_RETURNING = "id AS job_id, study_id, tenant_id, kind, payload, fence, owner, attempt, max_attempts, lost_count, priority"
+_ACQUIRE_RETURNING = (
+    "id AS job_id, study_id, tenant_id, kind, payload, fence, owner, attempt, max_attempts, lost_count, "
+    "priority"
+)
 _ACQUIRE = {
     # BEGIN IMMEDIATE already makes this transaction the only writer. The plus keeps SQLite from the index of kinds, for
     # which it would have to sort all jobs of the kind.
