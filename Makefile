@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 TUNER_TESTS := tests/tuner tests/gpu tests/known tests/test_benchmarks.py tests/test_search_benchmark.py \
-	$(filter-out tests/contracts/test_queue%,$(wildcard tests/contracts/test_*.py))
+	$(filter-out tests/contracts/test_queue% tests/contracts/test_launchers.py,$(wildcard tests/contracts/test_*.py))
 
 # Kills processes at times that only an otherwise quiet machine keeps.
 TIMED_TESTS := tests/contracts/test_queue_kills.py
 DOCS_TESTS := tests/examples tests/test_docs.py
 # Each starts processes of its own.
-PROCESS_TESTS := tests/service/agent tests/service/cli tests/service/launchers tests/service/worker
+PROCESS_TESTS := tests/service/agent tests/service/cli tests/service/launchers tests/service/worker \
+	tests/contracts/test_launchers.py
 
 .PHONY: demo test coverage test-tuner test-acceptance test-processes test-docs test-service check serve fmt install clean
 

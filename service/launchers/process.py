@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -127,7 +128,8 @@ class TrainingProcess:
             os.close(write_end)
         self.pid = self._process.pid
         self._stopped_by_us = False
-        self._silence = 0.0
+        #: Monotonic time at which it was dead and had nothing more to tell; None before.
+        self._silent_since: float | None = None
         self._has_stopped = False
         self._stop_lock = threading.Lock()
         self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=10_000)
@@ -193,12 +195,12 @@ class TrainingProcess:
         Raises:
             TrainingError: if the process ended.
         """
-        died_before = not self.is_alive
+        if not self.is_alive and self._silent_since is None:
+            self._silent_since = time.monotonic()
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
-            self._silence += timeout if died_before else 0.0
-            if self._silence < _SILENCE_SECONDS:
+            if self._silent_since is None or time.monotonic() - self._silent_since < _SILENCE_SECONDS:
                 return None
             # Something that it started still holds the pipe open; nothing more will be told.
             raise self._ended() from None
@@ -206,6 +208,7 @@ class TrainingProcess:
             # Put back, so that every later call says the same.
             self._lines.put(None)
             raise self._ended()
+        self._silent_since = None
         return line
 
     @property
@@ -239,8 +242,19 @@ class TrainingProcess:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         for thread in self._threads:
-            thread.join(timeout=5)
+            self._join(thread)
         self._folder.cleanup()
+
+    def _join(self, thread: threading.Thread) -> None:
+        """Wait for a reader of a dead process; one that waits for room among the lines gets some."""
+        deadline = time.monotonic() + 5
+        while thread.is_alive() and time.monotonic() < deadline:
+            if self._lines.full():
+                # No longer than a dead process's pipe has lines.
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        self._lines.get_nowait()
+            thread.join(timeout=0.01)
 
     def _ended(self) -> TrainingError:
         try:

@@ -24,8 +24,8 @@ from service.db.session import WAL_SAFE
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Kills and jobs of one run. A release run takes 1,000 and 5,000.
-KILLS = int(os.environ.get("CLIPTUNE_TEST_KILLS", "40"))
-JOBS = int(os.environ.get("CLIPTUNE_TEST_KILL_JOBS", "250"))
+KILLS = int(os.environ.get("CLIPTUNE_TEST_KILLS", "25"))
+JOBS = int(os.environ.get("CLIPTUNE_TEST_KILL_JOBS", "150"))
 PROCESSES = 4
 LEASE_SECONDS = 1.0
 

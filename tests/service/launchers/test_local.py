@@ -203,3 +203,29 @@ def test_folder_that_can_not_be_removed_at_once_is_no_failure(launch, tmp_path, 
     messages_until_done(process)
     process.stop()
     assert not process.is_alive
+
+
+def test_reader_of_a_process_that_is_stopped_ends_although_nobody_listened(launch) -> None:
+    """More lines than are kept, none of them received: the reader waits for room while the process is stopped."""
+    process = launch(*ODD)
+    process.send({"kind": "cohort", "behaviour": "counts", "up_to": 30_000})
+    deadline = time.monotonic() + 60
+    while not process._lines.full():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.stop()
+    assert not any(thread.is_alive() for thread in process._threads)
+
+
+def test_dead_process_is_noticed_by_looks_that_do_not_wait(launch) -> None:
+    """What it started holds its pipe open, so that the pipe never ends."""
+    program = (
+        "import os, subprocess, sys; fd = int(sys.argv[sys.argv.index('--events') + 1]); "
+        "subprocess.Popen(['sleep', '600'], pass_fds=[fd]); os._exit(7)"
+    )
+    process = launch(sys.executable, "-c", program)
+    deadline = time.monotonic() + 60
+    with pytest.raises(TrainingError, match="exit code 7"):
+        while time.monotonic() < deadline:
+            assert process.receive(0) is None
+            time.sleep(0.02)

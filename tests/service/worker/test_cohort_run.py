@@ -25,7 +25,7 @@ from service.settings import Settings
 from service.states import JobState
 from service.worker import part
 from service.worker.cohort_run import Patience
-from service.worker.endings import NoDeviceError, ShutdownRequestedError
+from service.worker.endings import NoDeviceError, ShutdownRequestedError, StudyFailedError
 from service.worker.part import Part
 from service.worker.pool import SlotPool
 from service.worker.runner import StudyRunner
@@ -205,6 +205,20 @@ def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
         assert len(errors) == 1
         assert ("said nothing" if fault == "hang" else "killed by SIGKILL") in errors.pop()
         assert len(session.scalars(select(TrialResultRow)).all()) == 2 * len(alone["trials"])
+
+
+def test_device_that_is_lost_three_times_in_a_row_fails_its_trials(
+    lease_of: Any, make_pool: MakePool, run: Any, orders: Path, database: Database
+) -> None:
+    """All on one slot: every process kills itself after the first rung, which is progress once and never again."""
+    for number in range(40):
+        (orders / f"kill-{number}").touch()
+    with pytest.raises(StudyFailedError, match=r"trials failed .* killed by SIGKILL, which was not ours"):
+        run(lease_of(SPEC), make_pool("cpu:0"), max_failed_trials=2)
+    with database.read() as session:
+        trials = session.scalars(select(TrialRow).where(TrialRow.state == "fail")).all()
+    assert len(trials) > 2
+    assert {(each.attempt, each.lost_count) for each in trials} == {(0, 3)}
 
 
 def test_more_parts_than_slots_take_turns(
