@@ -12,10 +12,11 @@ TUNER_TESTS := tests/tuner tests/gpu tests/known tests/test_benchmarks.py tests/
 TIMED_TESTS := tests/contracts/test_queue_kills.py
 DOCS_TESTS := tests/examples tests/test_docs.py
 # Each starts processes of its own.
-PROCESS_TESTS := tests/service/agent tests/service/cli tests/service/launchers tests/service/worker \
-	tests/contracts/test_launchers.py
+PROCESS_TESTS := tests/service/agent tests/service/cli tests/service/launchers tests/service/worker
+# A Ray cluster each, for which they wait most of the time.
+CLUSTER_TESTS := tests/contracts/test_launchers.py tests/acceptance/test_cluster.py
 
-.PHONY: demo test coverage test-tuner test-acceptance test-processes test-docs test-service check serve fmt install clean
+.PHONY: demo test coverage test-tuner test-acceptance test-processes test-docs test-cluster test-service check serve fmt install clean
 
 install: $(STAMP)
 
@@ -34,11 +35,11 @@ serve: $(STAMP)
 	$(BIN)/cliptune serve
 
 # The suites share the cores: threads of torch's own would only wait for each other.
-test coverage test-tuner test-acceptance test-processes test-docs test-service: export OMP_NUM_THREADS = 1
+test coverage test-tuner test-acceptance test-processes test-docs test-cluster test-service: export OMP_NUM_THREADS = 1
 
 test: $(STAMP)
 	$(PYTEST) -q --doctest-modules --ignore=service/db/migrations tuner service
-	$(MAKE) --no-print-directory -j4 test-tuner test-acceptance test-processes test-docs test-service
+	$(MAKE) --no-print-directory -j4 test-tuner test-acceptance test-processes test-docs test-cluster test-service
 	$(PYTEST) $(TIMED_TESTS)
 
 # The same, counting which lines and branches ran, in child processes too; it takes almost twice as long.
@@ -48,20 +49,24 @@ coverage: $(STAMP)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-# Four at a time: the first computes, the others wait for processes and databases in between. The last begins when the
-# shortest has ended.
+# Four at a time: the first computes, the others wait for processes and databases in between. The last two begin
+# when the shortest have ended.
 test-tuner:
 	$(PYTEST) $(TUNER_TESTS) tests/reference
 
 test-service:
 	$(PYTEST) --ignore=tests/reference $(TUNER_TESTS:%=--ignore=%) --ignore=tests/acceptance \
-		$(DOCS_TESTS:%=--ignore=%) $(PROCESS_TESTS:%=--ignore=%) $(TIMED_TESTS:%=--ignore=%)
+		$(DOCS_TESTS:%=--ignore=%) $(PROCESS_TESTS:%=--ignore=%) $(CLUSTER_TESTS:%=--ignore=%) \
+		$(TIMED_TESTS:%=--ignore=%)
 
 test-processes:
 	$(PYTEST) $(PROCESS_TESTS)
 
 test-acceptance:
-	$(PYTEST) tests/acceptance
+	$(PYTEST) tests/acceptance $(CLUSTER_TESTS:%=--ignore=%)
+
+test-cluster:
+	$(PYTEST) $(CLUSTER_TESTS)
 
 test-docs:
 	$(PYTEST) $(DOCS_TESTS)

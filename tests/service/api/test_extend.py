@@ -111,7 +111,7 @@ def test_a_study_that_runs_is_not_extended(api: Any) -> None:
         response = api.extend(study_id, 4)
         assert (response.status_code, response.json()["code"]) == (409, "study_not_done")
         assert "wait until it has ended" in response.json()["detail"]
-        if num_jobs(api, study_id) == 1 and api.queue._finds(api.queue._sql.find_ready, kinds=["study"]):
+        if num_jobs(api, study_id) == 1 and api.queue._finds(api.queue._sql.find_ready, kind="study"):
             api.acquire()
 
 
