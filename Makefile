@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-TUNER_TESTS := tests/tuner tests/gpu tests/known tests/test_benchmarks.py tests/test_search_benchmark.py \
+TUNER_TESTS := tests/tuner tests/gpu tests/known tests/test_benchmarks.py tests/test_search_benchmark.py
+ENGINE_TESTS := tests/reference \
 	$(filter-out tests/contracts/test_queue% tests/contracts/test_launchers.py,$(wildcard tests/contracts/test_*.py))
 
 # Kills processes at times that only an otherwise quiet machine keeps.
@@ -16,7 +17,7 @@ PROCESS_TESTS := tests/service/agent tests/service/cli tests/service/launchers t
 # A Ray cluster each, for which they wait most of the time.
 CLUSTER_TESTS := tests/contracts/test_launchers.py tests/acceptance/test_cluster.py
 
-.PHONY: demo test coverage test-tuner test-acceptance test-processes test-docs test-cluster test-service check serve fmt install clean
+.PHONY: demo test coverage test-tuner test-engines test-acceptance test-processes test-docs test-cluster test-service check serve fmt install clean
 
 install: $(STAMP)
 
@@ -35,11 +36,12 @@ serve: $(STAMP)
 	$(BIN)/cliptune serve
 
 # The suites share the cores: threads of torch's own would only wait for each other.
-test coverage test-tuner test-acceptance test-processes test-docs test-cluster test-service: export OMP_NUM_THREADS = 1
+test coverage test-tuner test-engines test-acceptance test-processes test-docs test-cluster test-service: export OMP_NUM_THREADS = 1
 
 test: $(STAMP)
 	$(PYTEST) -q --doctest-modules --ignore=service/db/migrations tuner service
-	$(MAKE) --no-print-directory -j4 test-tuner test-acceptance test-processes test-docs test-cluster test-service
+	$(MAKE) --no-print-directory -j4 test-tuner test-acceptance test-processes test-docs test-service \
+		test-engines test-cluster
 	$(PYTEST) $(TIMED_TESTS)
 
 # The same, counting which lines and branches ran, in child processes too; it takes almost twice as long.
@@ -49,13 +51,16 @@ coverage: $(STAMP)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-# Four at a time: the first computes, the others wait for processes and databases in between. The last two begin
-# when the shortest have ended.
+# Four at a time: the first computes, the others wait for processes and databases in between. The last three begin as
+# others end.
 test-tuner:
-	$(PYTEST) $(TUNER_TESTS) tests/reference
+	$(PYTEST) $(TUNER_TESTS)
+
+test-engines:
+	$(PYTEST) $(ENGINE_TESTS)
 
 test-service:
-	$(PYTEST) --ignore=tests/reference $(TUNER_TESTS:%=--ignore=%) --ignore=tests/acceptance \
+	$(PYTEST) $(TUNER_TESTS:%=--ignore=%) $(ENGINE_TESTS:%=--ignore=%) --ignore=tests/acceptance \
 		$(DOCS_TESTS:%=--ignore=%) $(PROCESS_TESTS:%=--ignore=%) $(CLUSTER_TESTS:%=--ignore=%) \
 		$(TIMED_TESTS:%=--ignore=%)
 
