@@ -21,18 +21,21 @@ ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks.machine import report  # noqa: E402, I001  (it makes the tests' modules importable)
+from liveness import is_running  # noqa: E402
 from ray_nodes import RayNodes  # noqa: E402
 
 from service.errors import TrainingError  # noqa: E402
 from service.launchers.local import LocalLauncher  # noqa: E402
 from service.launchers.process import TrainingProcess  # noqa: E402
-from service.launchers.protocol import Broken, Catalogue, Ready  # noqa: E402
+from service.launchers.protocol import Broken, Done, Ready  # noqa: E402
 from service.launchers.ray import RayLauncher  # noqa: E402
 from service.settings import Settings  # noqa: E402
 from tuner.training.cohort import Progressed  # noqa: E402
 from tuner.workloads.registrations import BUILT_IN  # noqa: E402
 
 ODD = str(ROOT / "tests" / "service" / "launchers" / "odd_trainer.py")
+#: A request that hardly trains.
+PROBE = {"kind": "probe", "workload": "digits-mlp", "parameters": {}, "seeds": [0], "num_batches": 1}
 Times = dict[str, list[float]]
 
 
@@ -71,9 +74,8 @@ def measure(train: Callable[[], TrainingProcess], odd: Callable[[], TrainingProc
         times["launch_to_ready"].append(time.monotonic() - started)
         for name in ("first_request", "next_request"):
             started = time.monotonic()
-            # What any request pays for; it trains nothing.
-            process.send({"kind": "describe"})
-            await_kind(process, Catalogue)
+            process.send(PROBE)
+            await_kind(process, Done)
             times[name].append(time.monotonic() - started)
         process.stop()
         for name in ("stop_to_gone", "kill_to_gone"):
@@ -84,9 +86,7 @@ def measure(train: Callable[[], TrainingProcess], odd: Callable[[], TrainingProc
                 process.stop()
             else:
                 os.kill(process.pid, signal.SIGKILL)
-            while Path(f"/proc/{trainer}").exists():
-                if Path(f"/proc/{trainer}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
-                    break
+            while is_running(trainer):
                 time.sleep(0.001)
             times[name].append(time.monotonic() - started)
             process.stop()

@@ -1,4 +1,4 @@
-"""The benchmark of scale still works: a recorded study is played on a few slots, with a few clients beside it."""
+"""The benchmarks of scale still work: a recorded study on a few slots with a few clients beside it, and two reads."""
 
 from __future__ import annotations
 
@@ -33,3 +33,19 @@ def test_slots_and_clients_meet_no_error(tmp_path: Path, postgres_programs: Path
     assert ramp["latency_ms"]
     for figures in ramp["latency_ms"].values():
         assert 0 <= figures["p50"] <= figures["p99"]
+
+
+@pytest.mark.postgres
+def test_reads_are_measured_on_both_databases(postgres_programs: Path) -> None:
+    sizes = ("--studies", "40", "--answers", "30", "--repeats", "1")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "scale_reads.py"), *sizes],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    found = {each["database"]: each for each in map(json.loads, done.stdout.splitlines())}
+    assert set(found) == {"sqlite", "postgresql"}
+    for each in found.values():
+        assert all(each[name] > 0 for name in ("scrape_ms", "scrape_without_index_ms", "similar_ms"))

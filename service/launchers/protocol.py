@@ -80,6 +80,13 @@ class Pending:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PathWanted:
+    """A part of a cohort asks which path the others have taken, and waits for the answer."""
+
+    kind: Literal["path_wanted"] = "path_wanted"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done:
     """The request is finished; everything it yields has been told."""
 
@@ -105,7 +112,9 @@ class Broken:
     kind: Literal["broken"] = "broken"
 
 
-Message = Ready | Catalogue | Checked | Pending | Done | Broken | Event
+Message = Ready | Catalogue | Checked | Pending | PathWanted | Done | Broken | Event
+#: Lines of a worker that are no request but the answer to what a part of a cohort waits for.
+ANSWERS = frozenset({"decision", "path"})
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 _REFERENCE: TypeAdapter[Reference] = TypeAdapter(Reference)
 

@@ -1,10 +1,10 @@
 """The child of a worker that is a Ray driver: it takes requests as a training process does, and has nodes train them.
 
 `service.launchers.ray` starts it, with an environment from an allow-list. It attaches to the cluster, says `Ready`, and
-then serves requests one at a time, as `service.launchers.trainer` does: each gets an actor of its own, which takes the
-CPU cores and GPUs that are asked for and gives them back when the request ends. While no node has them, `Pending` is
-told every two seconds. What the node's training process writes is passed on as it is; what Ray takes away is told as
-`Broken`.
+then serves requests one at a time, as `service.launchers.trainer` does: each gets an actor, which takes the CPU cores
+and GPUs that are asked for. They are given back three seconds after a request that ended well: the next cohort of a
+study comes at once, and finds its process warm. While no node has them, `Pending` is told every two seconds. What the
+node's training process writes is passed on as it is; what Ray takes away is told as `Broken`.
 
 When standard input closes, or at SIGTERM, the actor is ended and this process too. If it is killed, Ray ends the actor,
 because its owner is gone. Ray ends this process if the node it is attached to, or the head, is lost; the worker sees a
@@ -27,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import IO, NoReturn
 
 from service.errors import TrainingError
-from service.launchers.protocol import Broken, Done, Message, Pending, Ready, decode, encode
+from service.launchers.protocol import ANSWERS, Broken, Done, Message, Pending, Ready, decode, encode
 from service.launchers.ray_attach import (
     AttachError,
     ray_version,
@@ -46,6 +46,8 @@ _ATTACH_SECONDS = 60.0
 _SLICE_SECONDS, _PENDING_SECONDS = 0.5, 2.0
 #: How often a request may be lost before it has reached a node until that is told: whatever it is, it stays so.
 _MOST_LOST = 3
+#: How long an actor whose request has ended well waits for the next one, in seconds.
+_KEPT_SECONDS = 3.0
 #: What the process exits with if it can't attach, and if its worker is gone or it broke.
 _NOT_ATTACHED, _ENDED = 4, 3
 
@@ -90,6 +92,8 @@ class _Driver:
     def __init__(self, options: argparse.Namespace) -> None:
         self._requests: queue.Queue[bytes | None] = queue.Queue()
         self._current: ClusterTraining | None = None
+        #: Where the current one runs, while it waits for another request.
+        self._kept: Placed | None = None
         self._is_ending = threading.Event()
         self._demand = {"CPU": options.cpus, "GPU": options.gpus}
         # Shorter than the worker's own, which ends this process.
@@ -114,7 +118,7 @@ class _Driver:
             self._end()
 
     def _take(self, line: bytes) -> None:
-        if json.loads(line)["kind"] != "decision":
+        if json.loads(line)["kind"] not in ANSWERS:
             self._requests.put(line)
         elif (training := self._current) is not None:
             training.send(line)
@@ -127,15 +131,52 @@ class _Driver:
     def serve(self, cluster: Cluster, events: IO[bytes]) -> None:
         """Say that requests may come, and serve them until the end."""
         _tell(events, _ready())
-        while (line := self._requests.get()) is not None:
+        while (line := self._next_request()) is not None:
             demand = {} if json.loads(line)["kind"] == "describe" else self._demand
+            placed, is_well = None, False
             try:
-                if (placed := self._await_node(cluster, demand, line, events)) is not None:
-                    self._pass_on(placed, demand, events)
+                placed, first = self._ask_kept(demand, line)
+                placed = placed or self._await_node(cluster, demand, line, events)
+                is_well = placed is not None and self._pass_on(placed, first, demand, events)
             finally:
-                if self._current is not None:
-                    self._current.end(self._grace)
-                self._current = None
+                if is_well and demand:
+                    self._kept = placed
+                else:
+                    self._let_go()
+
+    def _next_request(self) -> bytes | None:
+        """The worker's next request; None at the end. The device of the last one is given back if none comes soon."""
+        if self._current is not None:
+            with contextlib.suppress(queue.Empty):
+                return self._requests.get(timeout=_KEPT_SECONDS)
+            self._let_go()
+        return self._requests.get()
+
+    def _ask_kept(self, demand: dict[str, float], line: bytes) -> tuple[Placed | None, bytes | None]:
+        """Give a request to the actor of the last one.
+
+        Returns:
+            Where that runs, and the first line of its answer; nothing if it is not there any more, or holds other
+            devices. What was lost before it answered is asked for again: nothing had been trained.
+        """
+        placed, training, self._kept = self._kept, self._current, None
+        if placed is None or training is None:
+            return None, None
+        with contextlib.suppress(Exception):
+            # Between two requests it has nothing to say but how it ended.
+            if demand == self._demand and training.receive(0) is None:
+                training.send(line)
+                while not self._is_ending.is_set():
+                    if (first := training.receive(_SLICE_SECONDS)) is not None:
+                        return placed, first
+        self._let_go()
+        return None, None
+
+    def _let_go(self) -> None:
+        """End the current actor, if there is one."""
+        if self._current is not None:
+            self._current.end(self._grace)
+        self._current = None
 
     def _await_node(
         self, cluster: Cluster, demand: dict[str, float], line: bytes, events: IO[bytes]
@@ -165,23 +206,26 @@ class _Driver:
                 told = now
         return None
 
-    def _pass_on(self, placed: Placed, demand: dict[str, float], events: IO[bytes]) -> None:
-        """Tell what a training tells, up to its last word."""
+    def _pass_on(
+        self, placed: Placed, line: bytes | None, demand: dict[str, float], events: IO[bytes]
+    ) -> bool:
+        """Tell what a training tells, from a line that is here already to its last word; whether that was `Done`."""
         problem = other_version(placed, installed_version())
         while problem is None and not self._is_ending.is_set() and self._current is not None:
             try:
-                line = self._current.receive(_SLICE_SECONDS)
+                line = line or self._current.receive(_SLICE_SECONDS)
             except Exception as error:
                 problem = broken_by(error, placed.node)
                 break
             if line is not None:
                 events.write(line)
                 events.flush()
-                if _is_last(line):
-                    return
-                problem = no_gpu(line, placed, demand)
+                if (last := _last_word(line)) is not None:
+                    return isinstance(last, Done)
+                problem, line = no_gpu(line, placed, demand), None
         if problem is not None:
             _tell(events, problem)
+        return False
 
     def _end(self) -> None:
         """End the training and the process; a cluster that does not answer can't hold that up."""
@@ -240,12 +284,13 @@ def no_gpu(line: bytes, placed: Placed, demand: dict[str, float]) -> Broken | No
     )
 
 
-def _is_last(line: bytes) -> bool:
-    """Whether a line ends its request; one that is no event does, because the worker gives up at it."""
+def _last_word(line: bytes) -> Done | Broken | None:
+    """What ends a request; a line that is no event does, because the worker gives up at it. None for other events."""
     try:
-        return isinstance(decode(line), Done | Broken)
-    except TrainingError:
-        return True
+        message = decode(line)
+    except TrainingError as error:
+        return Broken(cause="bad_output", detail=str(error), traceback="")
+    return message if isinstance(message, Done | Broken) else None
 
 
 def _tell(events: IO[bytes], message: Message) -> None:

@@ -1,4 +1,4 @@
-"""The actor of one request: on its node it runs an ordinary training process and passes lines on, both ways.
+"""The actor of a request: on its node it runs an ordinary training process and passes lines on, both ways.
 
 It is imported on the nodes of the cluster, where cliptune is installed. It reads nothing of what it passes on: events
 leave as the bytes that the training process wrote, and are checked by whoever receives them. Before the first event it
@@ -73,7 +73,7 @@ class Placed:
 
 
 class Relay:
-    """Serves one request.
+    """Serves a request, and those that `send` brings when it has been answered.
 
     Args:
         order: an `Order` as JSON: what travels is plain text.
@@ -86,10 +86,10 @@ class Relay:
         self._lock = threading.Lock()
 
     def events(self, request: bytes) -> Iterator[bytes]:
-        """Start the training process, give it the request and pass on what it tells.
+        """Start the training process, give it the request and pass on what it tells, to later requests too.
 
         Args:
-            request: one line, as `encode` wrote it.
+            request: the first, one line as `encode` wrote it.
 
         Yields:
             `Placed` as JSON, then lines of the process; a last `Broken` if it ends.

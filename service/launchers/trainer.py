@@ -9,8 +9,9 @@ Requests, one JSON line each on standard input:
 - ``{"kind": "cohort", "cohort": ..., "checkpoints": ..., "is_part": ...}`` (`Cohort.to_json`; an absolute folder or
   fsspec URL of the cohort's own, or null; true or left out) answers the cohort's events; it goes on from the newest
   checkpoint there by itself. A training function has no checkpoints, and is never a part.
-- ``{"kind": "decision", "index": ..., "pruned": [...]}`` is no request but what a part waits for at each rung but the
-  last: which trials end there.
+- ``{"kind": "path", "path": ...}`` is no request but what a part waits for after `PathWanted`: how other parts train,
+  ``lanes`` or ``solo``, or null to measure;
+- ``{"kind": "decision", "index": ..., "pruned": [...]}`` likewise, at each rung but the last: which trials end there.
 
 What may be named is what ``--workloads`` registers, as JSON; a request never names a module.
 
@@ -170,7 +171,7 @@ def _answer(request: Mapping[str, Any], state: _State) -> Iterator[Any]:
     """
     import torch
 
-    from service.launchers.protocol import Catalogue
+    from service.launchers.protocol import ANSWERS, Catalogue
     from tuner.training.cohort import Cohort
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -183,8 +184,8 @@ def _answer(request: Mapping[str, Any], state: _State) -> Iterator[Any]:
 
         found = state.registry.create(request["workload"], request["parameters"])
         yield check(request["workload"], found, num_steps=request["num_steps"], device=device)
-    elif request["kind"] == "decision":
-        raise ValueError(f"no part waits for the decision of rung {request.get('index')}")
+    elif request["kind"] in ANSWERS:
+        raise ValueError(f"no part waits for {_named(request)}")
     else:
         yield from _train(Cohort.from_json(request["cohort"]), request, state, device)
 
@@ -228,10 +229,23 @@ def _train(cohort: Any, request: Mapping[str, Any], state: _State, device: str) 
         workload,
         prune=never_prune if is_part else halving(cohort.rung_steps, cohort.clips),
         decide=partial(_decision, state.requests) if is_part else None,
+        ask_path=partial(_path, state) if is_part else None,
         checkpoints=None if folder is None else Checkpoints(folder),
         device=device,
         rehearsals=state.rehearsals,
     )
+
+
+def _path(state: _State) -> Any:
+    """Ask how the other parts of the cohort train.
+
+    Raises:
+        ValueError: if something else arrives.
+    """
+    from service.launchers.protocol import PathWanted
+
+    state.tell(PathWanted())
+    return _answer_to({"kind": "path"}, state.requests)["path"]
 
 
 def _decision(requests: queue.Queue[bytes], index: int) -> list[str]:
@@ -240,11 +254,29 @@ def _decision(requests: queue.Queue[bytes], index: int) -> list[str]:
     Raises:
         ValueError: if something else arrives.
     """
-    line = json.loads(requests.get())
-    if line["kind"] != "decision" or line["index"] != index:
-        got = f"{line['kind']} {line.get('index', '')}".rstrip()
-        raise ValueError(f"a part that waits for the decision of rung {index} was sent {got}")
-    return list(line["pruned"])
+    return list(_answer_to({"kind": "decision", "index": index}, requests)["pruned"])
+
+
+def _answer_to(wanted: Mapping[str, Any], requests: queue.Queue[bytes]) -> Mapping[str, Any]:
+    """The next line, which must be what a part waits for.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    line: Mapping[str, Any] = json.loads(requests.get())
+    if not wanted.items() <= line.items():
+        raise ValueError(f"a part that waits for {_named(wanted)} was sent {_named(line)}")
+    return line
+
+
+def _named(line: Mapping[str, Any]) -> str:
+    """A line of the worker in words."""
+    match line["kind"]:
+        case "decision":
+            return f"the decision of rung {line.get('index')}"
+        case "path":
+            return "the path of its cohort"
+    return f"the request {line['kind']!r}"
 
 
 if __name__ == "__main__":

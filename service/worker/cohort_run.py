@@ -15,15 +15,16 @@ from dataclasses import replace
 import structlog
 
 from service.errors import TrainingError
-from service.launchers.protocol import Message
+from service.launchers.protocol import Message, PathWanted
 from service.worker.endings import NoDeviceError
 from service.worker.part import Part
 from service.worker.pool import SlotPool, stop_all
+from service.worker.shared_path import SharedPath
 from service.worker.side import CohortTask, Count
 from service.worker.slot import Slot
 from service.worker.training import Signals, StartError, Training, require_belonging
 from tuner.search.joining import JoinedCohort
-from tuner.training.cohort import Event, Progressed, Resumed
+from tuner.training.cohort import AS_OTHERS, EngineChosen, Event, Path, Progressed, Resumed
 from tuner.training.parts import Grid, split
 
 log = structlog.get_logger(__name__)
@@ -48,6 +49,7 @@ class CohortRun:
         pool: gives them.
         train_on: makes the training side of a slot.
         folder: where a part's checkpoints are, by its index.
+        path: how the cohort's lanes train, if that was measured before.
         count: writes down what broke.
         signals: looked at between messages.
     """
@@ -61,6 +63,7 @@ class CohortRun:
         pool: SlotPool,
         train_on: Callable[[Slot], Training],
         folder: Callable[[int], str],
+        path: Path | None,
         count: Count,
         signals: Signals,
     ) -> None:
@@ -73,6 +76,7 @@ class CohortRun:
         self._folder = folder
         self._count = count
         self._signals = signals
+        self._path = SharedPath(path)
         self._patience = Patience(pool)
         self._num_starved = 0
         #: Where parts that were stopped wait: the rung, by the part's index.
@@ -93,6 +97,11 @@ class CohortRun:
         """The most parts that waited in vain for a device of a cluster at a time."""
         return self._num_starved
 
+    @property
+    def path(self) -> Path | None:
+        """How the cohort's lanes train; None if no part has said so."""
+        return self._path.known
+
     def events(self) -> Iterator[Sequence[Event]]:
         """Train; what was yielded is written when the next is asked for.
 
@@ -112,6 +121,7 @@ class CohortRun:
                 yield events
             for part, error in broken:
                 self._recover(part, error)
+            self._answer_paths()
             self._decide()
 
     def end(self) -> None:
@@ -178,6 +188,7 @@ class CohortRun:
 
     def _release(self, part: Part, *, ends: bool) -> None:
         """Give a part's slot back; its process ends, or is kept for the study's next part."""
+        self._path.lost(part.index)
         slot = part.let_go()
         if slot is None:
             return
@@ -189,6 +200,7 @@ class CohortRun:
     def _set_aside(self, part: Part, error: StartError) -> None:
         """A slot could not be made ready: that costs no trial anything."""
         self._signals.check()
+        self._path.lost(part.index)
         if (slot := part.let_go()) is not None:
             self._joined.lost(part.index)
             self._pool.set_aside(slot, self._study_id, str(error))
@@ -201,7 +213,7 @@ class CohortRun:
         if not placed:
             time.sleep(_PAUSE_SECONDS)
         for part in placed:
-            if self._joined.waits_at(part.index) is not None:
+            if self._joined.waits_at(part.index) is not None or self._path.is_waiting(part.index):
                 part.rest()
             # Never without waiting: that a dead process is silent is noticed by the time that it is listened to.
             told, error = part.poll(_PAUSE_SECONDS / len(placed))
@@ -235,6 +247,13 @@ class CohortRun:
 
     def _once(self, part: Part, message: Message) -> Message | None:
         """A message whose steps count as old only if they were taken before this run; None if it is no news."""
+        if isinstance(message, PathWanted):
+            self._path.want(part.index)
+            return None
+        if isinstance(message, EngineChosen):
+            self._path.told(message)
+            # The part that measured has told why.
+            return None if message.reason == AS_OTHERS else message
         if isinstance(message, Resumed) and part.index in self._unparked:
             self._unparked.remove(part.index)
             return None
@@ -282,6 +301,12 @@ class CohortRun:
         part.not_before = time.monotonic() + counted.delay_seconds
         if counted.num_failed:
             raise ReplanError
+
+    def _answer_paths(self) -> None:
+        """Tell parts how to train: as the first of them measured."""
+        parts = {each.index: each for each in self._parts}
+        for index, path in self._path.answers():
+            parts[index].tell({"kind": "path", "path": path})
 
     def _decide(self) -> None:
         """Pass decisions on; whoever holds more slots than its share gives the rest away here."""

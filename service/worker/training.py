@@ -209,16 +209,6 @@ class Training:
         elif isinstance(message, TrialEnded):
             self._trial_id = None
 
-    def stop(self) -> None:
-        """End the process, if there is one; safe from any thread, twice too."""
-        if (process := self._process) is not None:
-            process.stop()
-
-    def drop(self) -> None:
-        """End the process; the next request starts another."""
-        self.stop()
-        self._process = None
-
 
 def require_belonging(cohort: Cohort, batch: Sequence[Message]) -> None:
     """Refuse events about trials, seeds or rungs that are not the cohort's: what a training process says is input.

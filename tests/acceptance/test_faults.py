@@ -21,10 +21,10 @@ from acceptance.deployment import (
     STUDY,
     Deployment,
     child_pids,
-    is_running,
     wait_for,
     wait_until_done,
 )
+from liveness import is_running
 from postgres import private_cluster
 from sqlalchemy import func, make_url, select
 

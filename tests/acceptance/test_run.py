@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from acceptance.deployment import CLIPTUNE, Deployment, is_running, wait_for
+from acceptance.deployment import CLIPTUNE, Deployment, wait_for
+from liveness import is_running
 
 from service.db.models import LaneRow
 

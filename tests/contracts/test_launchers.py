@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from liveness import is_running
 from ray_nodes import RayNodes
 
 from service.errors import TrainingError
 from service.launchers.local import LocalLauncher
 from service.launchers.process import TrainingProcess
-from service.launchers.protocol import MAX_LINE_BYTES, Broken, Done, Message, Pending, Ready
+from service.launchers.protocol import MAX_LINE_BYTES, Broken, Done, Message, PathWanted, Pending, Ready
 from service.launchers.ray import RayLauncher
 from service.settings import Settings
 from service.worker.opening import _described, open_slots
@@ -188,13 +189,6 @@ def told_by(process: TrainingProcess) -> list[Message]:
     return list(iter(lambda: receive(process), Done()))
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
 def seconds_until_gone(*pids: int) -> float:
     started = time.monotonic()
     while any(map(is_running, pids)):
@@ -333,11 +327,13 @@ def cohort(**more: Any) -> Cohort:
 
 
 def part_of(process: TrainingProcess, folder: Path) -> list[Message]:
-    """Ask for the cohort as a part; what was told up to its first rung, where it waits."""
+    """Ask for the cohort as a part, trained as one batch; what was told up to its first rung, where it waits."""
     request = {"kind": "cohort", "cohort": cohort().to_json(), "checkpoints": str(folder), "is_part": True}
     process.send(request)
     told = [receive(process)]
     while not isinstance(told[-1], PartReached):
+        if isinstance(told[-1], PathWanted):
+            process.send({"kind": "path", "path": "lanes"})
         told.append(receive(process))
     return told
 
@@ -401,6 +397,36 @@ def test_node_that_dies_costs_a_relaunch_on_another_and_changes_nothing(
     told = decided(process)
     assert values_of(told) == undisturbed
     assert not [each for each in told if isinstance(each, Progressed) and each.step < 5]
+
+
+def test_next_request_finds_its_process_warm_and_the_device_is_given_back_after_a_while(
+    on_ray: OnRay,
+) -> None:
+    on_ray.nodes.have(1)
+    process = on_ray.unkept()
+    pids = []
+    for _ in range(2):
+        ask(process, "counts", up_to=3)
+        assert len(told_by(process)) == 3
+        assert process.ready is not None
+        pids.append(process.ready.pid)
+    assert pids[0] == pids[1]
+    assert is_running(pids[0])
+    seconds_until_gone(pids[0])
+    ask(process, "counts", up_to=3)
+    assert len(told_by(process)) == 3
+    assert process.ready.pid != pids[0]
+
+
+def test_node_that_dies_between_two_requests_costs_none_of_them(on_ray: OnRay) -> None:
+    on_ray.nodes.have(2)
+    process = on_ray.unkept()
+    ask(process, "counts", up_to=3)
+    told_by(process)
+    assert process.ready is not None
+    on_ray.nodes.kill(on_ray.nodes.node_of(process.ready.pid))
+    ask(process, "counts", up_to=3)
+    assert len(told_by(process)) == 3
 
 
 def test_preempted_node_is_told_as_that(on_ray: OnRay) -> None:

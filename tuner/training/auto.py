@@ -17,7 +17,7 @@ import torch
 from tuner.errors import UnsupportedModelError
 from tuner.training.batched import BatchedEngine
 from tuner.training.capacity import Capacity, choose_trials, measure_rate
-from tuner.training.cohort import Cohort, EngineChosen
+from tuner.training.cohort import AS_OTHERS, Cohort, EngineChosen, Path
 from tuner.training.engine import Advance, Engine, EngineState, Evaluation, LaneId
 from tuner.training.memory import has_headroom, is_out_of_memory, release_memory
 from tuner.training.not_batchable import NotBatchableError
@@ -27,6 +27,9 @@ from tuner.training.trace import LaneRecord
 from tuner.workloads.base import AnyWorkload
 
 T = TypeVar("T")
+
+#: ``ask() -> the path that other parts of the cohort have taken``, None if this one is to measure; may wait.
+AskPath = Callable[[], Path | None]
 
 
 class AutoEngine:
@@ -39,6 +42,7 @@ class AutoEngine:
         compiles: whether batched programs are compiled with torch.compile.
         clock: monotonic seconds.
         rehearsals: what earlier engines found out; pass the same object to spare the next engine the work.
+        ask_path: asked before ``auto`` measures anything; None always measures.
         state: go on from what `state` of another engine of this cohort gave, without measuring anything; None
             starts at the first step.
 
@@ -55,6 +59,7 @@ class AutoEngine:
         compiles: bool = False,
         clock: Clock = time.monotonic,
         rehearsals: Rehearsals | None = None,
+        ask_path: AskPath | None = None,
         state: EngineState | None = None,
     ) -> None:
         self._cohort = cohort
@@ -69,7 +74,7 @@ class AutoEngine:
             self.restore(state)
             return
         try:
-            self._engine, self._choice = self._batched()
+            self._engine, self._choice = self._batched(ask_path)
         except NotBatchableError as error:
             self._engine, self._choice = self._solo(), _solo_choice(error.reason)
 
@@ -84,8 +89,8 @@ class AutoEngine:
             )
         return self._choice
 
-    def _batched(self) -> tuple[Engine, EngineChosen]:
-        """The batched engine at the best size, or solo if that is faster.
+    def _batched(self, ask_path: AskPath | None) -> tuple[Engine, EngineChosen]:
+        """The batched engine at the best size, or solo if that is faster, or what the cohort's other parts take.
 
         Raises:
             NotBatchableError: if this workload can't be batched.
@@ -101,7 +106,10 @@ class AutoEngine:
         engine = self._prepared(None if cohort.lanes == "auto" else int(cohort.lanes))
         if cohort.lanes != "auto":
             return engine, _batched_choice(engine, "the study sets the number", None)
-        capacity = self._capacity(engine)
+        path = None if ask_path is None else ask_path()
+        if path == "solo":
+            return self._solo(), _solo_choice(AS_OTHERS)
+        capacity = self._capacity(engine, compares=path is None)
         if capacity.num_trials == 0:
             return self._solo(), dataclasses.replace(
                 _solo_choice(capacity.reason),
@@ -164,7 +172,8 @@ class AutoEngine:
         self._rehearsal.programs = engine.programs
         return engine
 
-    def _capacity(self, engine: BatchedEngine) -> Capacity:
+    def _capacity(self, engine: BatchedEngine, *, compares: bool) -> Capacity:
+        """How many settings train together, compared with one lane at a time or not."""
         cohort, known = self._cohort, self._rehearsal
         num_seeds = len(cohort.seeds)
 
@@ -173,14 +182,14 @@ class AutoEngine:
                 known.rates[num_trials] = self._rate(engine, num_trials)
             return known.rates[num_trials]
 
-        if known.solo_per_second is None:
+        if compares and known.solo_per_second is None:
             one = dataclasses.replace(cohort, trials=cohort.trials[:1], seeds=cohort.seeds[:1])
             solo = SoloEngine(one, self._workload, device=self._device)
             known.solo_per_second = measure_rate(solo.rehearsal(), num_lanes=1, device=self._device)
         return choose_trials(
             rate,
             most=len(engine.trained),
-            solo_per_second=known.solo_per_second,
+            solo_per_second=known.solo_per_second if compares else None,
             num_lane_steps=len(cohort.trials) * num_seeds * cohort.rung_steps[-1],
         )
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from tuner.training.cohort import AS_OTHERS
+
 #: Doubling stops when throughput grows by less than this.
 LEAST_GAIN = 0.1
 #: A cohort that needs less than this at the first rate tried is not worth finding a better one, in seconds.
@@ -31,23 +33,24 @@ class Capacity:
     Attributes:
         num_trials: settings in one batch; 0 = one lane at a time.
         lanes_per_second: lane-steps per second batched, at the best size that was measured; None if none fits.
-        solo_per_second: the same one lane at a time.
+        solo_per_second: the same one lane at a time; None if it was not measured.
         reason: a sentence.
     """
 
     num_trials: int
     lanes_per_second: float | None
-    solo_per_second: float
+    solo_per_second: float | None
     reason: str
 
 
-def choose_trials(rate: Rate, *, most: int, solo_per_second: float, num_lane_steps: int) -> Capacity:
+def choose_trials(rate: Rate, *, most: int, solo_per_second: float | None, num_lane_steps: int) -> Capacity:
     """The number of settings to train in one batch.
 
     Args:
         rate: measures a size, 1 to ``most``; called at most once per size.
         most: settings of the cohort.
-        solo_per_second: lane-steps per second, one lane at a time.
+        solo_per_second: lane-steps per second, one lane at a time; None if that is out of the question, because other
+            parts of the cohort train batched: it is left only where nothing fits in memory.
         num_lane_steps: of the whole cohort; a short one is not measured further than its full size.
 
     Returns:
@@ -70,12 +73,14 @@ def choose_trials(rate: Rate, *, most: int, solo_per_second: float, num_lane_ste
     best = min(size for size, each in fitting.items() if each * (1 + LEAST_GAIN) >= max(fitting.values()))
     best = most if is_short else best
     found = fitting[best]
+    failed = min((size for size, each in measured.items() if each is None), default=None)
+    limit = f"; {failed} settings do not fit in memory" if failed is not None else ""
+    if solo_per_second is None:
+        return Capacity(best, found, None, f"{AS_OTHERS}{limit}")
     if found < solo_per_second:
         return Capacity(
             0, found, solo_per_second, f"one lane at a time is {solo_per_second / found:.1f} times as fast"
         )
-    failed = min((size for size, each in measured.items() if each is None), default=None)
-    limit = f"; {failed} settings do not fit in memory" if failed is not None else ""
     return Capacity(
         best,
         found,

@@ -17,6 +17,11 @@ from tuner.evidence import LaneResult, Reference
 from tuner.parameters import ParameterValue
 from tuner.spec import ClipSetting, Lanes
 
+#: How lanes train: as one batched program, or one at a time.
+Path = Literal["lanes", "solo"]
+#: The reason of a part of a cohort that did not measure which is faster.
+AS_OTHERS = "as it was measured for the cohort's other parts"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CohortTrial:
@@ -218,7 +223,7 @@ class EngineChosen:
         solo_per_second: the same one lane at a time.
     """
 
-    path: Literal["lanes", "solo", "external"]
+    path: Path | Literal["external"]
     num_lanes: int
     reason: str
     lanes_per_second: float | None = None

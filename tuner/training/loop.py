@@ -4,7 +4,8 @@ At every rung: advance all live lanes, evaluate them, mark the diverged ones, as
 which trials end here, retire those, go on. A part of a cohort asks ``decide`` instead, which may wait for the other
 parts. Events are yielded as they happen, so that the caller can stream them; on a CPU the same cohort on the same
 engine gives the same results bit for bit, however its events are consumed.
-Which engine `auto` takes rests on measured speed, and two engines agree up to rounding.
+Which engine `auto` takes rests on measured speed, and two engines agree up to rounding; the parts of a cohort ask
+``ask_path``, so that one of them measures for all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from tuner.errors import ProbeError
 from tuner.evidence import LaneResult
-from tuner.training.auto import AutoEngine
+from tuner.training.auto import AskPath, AutoEngine
 from tuner.training.checkpoint import Checkpoints
 from tuner.training.cohort import (
     Cohort,
@@ -70,6 +71,7 @@ def train_cohort(
     *,
     prune: Prune = never_prune,
     decide: Decide | None = None,
+    ask_path: AskPath | None = None,
     engine: Engine | None = None,
     checkpoints: Checkpoints | None = None,
     device: torch.device | str = "cpu",
@@ -101,6 +103,8 @@ def train_cohort(
             what `tuner.search.halving.halving` gives.
         decide: makes this a part: given a rung's index, which trials end there; what it names beside the live ones
             is ignored. Not together with ``prune``.
+        ask_path: see `AutoEngine`; not asked by one that goes on from a checkpoint behind the first step, which keeps
+            its path.
         engine: trains the lanes; by default an `AutoEngine` on ``device``.
         checkpoints: the cohort's; None keeps none. Not together with an engine.
         device: where the default engine trains.
@@ -124,7 +128,13 @@ def train_cohort(
     judge = _Judge(prune, decide)
     if checkpoints is None:
         chosen = engine or AutoEngine(
-            cohort, workload, device=device, compiles=compiles, rehearsals=rehearsals, clock=clock
+            cohort,
+            workload,
+            device=device,
+            compiles=compiles,
+            clock=clock,
+            rehearsals=rehearsals,
+            ask_path=ask_path,
         )
         return _CohortRun(cohort, chosen, judge, clock).events()
     if engine is not None:
@@ -137,8 +147,9 @@ def train_cohort(
             workload,
             device=device,
             compiles=compiles,
-            rehearsals=rehearsals,
             clock=clock,
+            rehearsals=rehearsals,
+            ask_path=ask_path,
             state=state,
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from liveness import is_running
 
 from service.agent.child import Child, Ending
 
@@ -52,13 +53,6 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def written_pid(file: Path) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from liveness import is_running
 
 from service.db.models import LaneRow
 from service.lanes import LaneStatus
@@ -26,13 +27,6 @@ def wait_until(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def program(text: str) -> tuple[str, ...]:

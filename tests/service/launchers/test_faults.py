@@ -53,9 +53,15 @@ def training() -> Iterator[Training]:
         registrations=Registrations(parse_registrations("faulty=faulty:train", source="a test")),
         import_from=(FOLDER,),
     )
-    one = Training(launcher.launch, stall_seconds=240, signals=Quiet(), on_ready=lambda ready: None)
-    yield one
-    one.stop()
+    started: list[TrainingProcess] = []
+
+    def launch() -> TrainingProcess:
+        started.append(launcher.launch())
+        return started[-1]
+
+    yield Training(launch, stall_seconds=240, signals=Quiet(), on_ready=lambda ready: None)
+    for process in started:
+        process.stop()
 
 
 def cohort_of(fault: str) -> Cohort:

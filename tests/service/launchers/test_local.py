@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from liveness import is_running
 
 from service.errors import TrainingError
 from service.launchers.local import TRAINER, LocalLauncher
@@ -59,13 +60,6 @@ def messages_until_done(process: TrainingProcess) -> list[Message]:
     while not isinstance(found[-1], Done):
         found.append(receive(process))
     return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until_gone(pid: int) -> None:

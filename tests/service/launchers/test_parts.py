@@ -11,9 +11,9 @@ import pytest
 
 from service.launchers.local import TRAINER
 from service.launchers.process import TrainingProcess
-from service.launchers.protocol import Broken, Done, Message
+from service.launchers.protocol import Broken, Done, Message, PathWanted
 from tuner.spec import OFF_SETTING, ClipSetting
-from tuner.training.cohort import Cohort, CohortTrial, PartReached, Progressed, TrialEnded
+from tuner.training.cohort import Cohort, CohortTrial, EngineChosen, PartReached, Progressed, TrialEnded
 from tuner.workloads.registrations import BUILT_IN, Registrations, parse_registrations
 
 COHORT = Cohort(
@@ -128,8 +128,9 @@ def test_part_killed_while_it_waits_goes_on_in_another_process(
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ({"kind": "decision", "index": 1, "pruned": []}, "decision of rung 0 was sent decision 1"),
-        ({"kind": "describe"}, "decision of rung 0 was sent describe"),
+        ({"kind": "decision", "index": 1, "pruned": []}, "rung 0 was sent the decision of rung 1"),
+        ({"kind": "path", "path": "solo"}, "decision of rung 0 was sent the path of its cohort"),
+        ({"kind": "describe"}, "decision of rung 0 was sent the request 'describe'"),
     ],
 )
 def test_anything_but_its_decision_breaks_a_part_that_waits(
@@ -144,11 +145,52 @@ def test_anything_but_its_decision_breaks_a_part_that_waits(
     assert problem in broken.detail
 
 
+@pytest.mark.parametrize("path", ["solo", "lanes", None])
+def test_part_asks_before_it_measures_how_lanes_train(
+    process: TrainingProcess, tmp_path: Path, path: str | None
+) -> None:
+    cohort = dataclasses.replace(COHORT, lanes="auto")
+    process.send(part_in(tmp_path) | {"cohort": cohort.to_json()})
+    assert kinds(told_until(process, PathWanted)) == ["path_wanted"]
+    assert process.receive(0.3) is None, "it waits"
+    process.send({"kind": "path", "path": path})
+    (chosen,) = told_until(process, EngineChosen)
+    assert isinstance(chosen, EngineChosen)
+    told_until(process, PartReached)
+    if path is None:
+        assert chosen.reason.endswith("as one lane at a time") or chosen.reason.startswith("one lane at a")
+    else:
+        assert (chosen.path, chosen.reason) == (path, "as it was measured for the cohort's other parts")
+    decide(process, 0)
+    told_until(process, PartReached)
+    decide(process, 1)
+    assert len(results(told_until(process, Done, Broken))) == 2
+
+
+def test_part_that_waits_for_its_path_breaks_at_anything_else(
+    process: TrainingProcess, tmp_path: Path
+) -> None:
+    cohort = dataclasses.replace(COHORT, lanes="auto")
+    process.send(part_in(tmp_path) | {"cohort": cohort.to_json()})
+    told_until(process, PathWanted)
+    decide(process, 0)
+    (broken,) = told_until(process, Done, Broken)
+    assert isinstance(broken, Broken)
+    assert "a part that waits for the path of its cohort was sent the decision of rung 0" in broken.detail
+
+
 def test_decision_that_nobody_waits_for_is_told(process: TrainingProcess) -> None:
     decide(process, 2)
     (broken,) = told_until(process, Done, Broken)
     assert isinstance(broken, Broken)
     assert "no part waits for the decision of rung 2" in broken.detail
+
+
+def test_path_that_nobody_waits_for_is_told(process: TrainingProcess) -> None:
+    process.send({"kind": "path", "path": "solo"})
+    (broken,) = told_until(process, Done, Broken)
+    assert isinstance(broken, Broken)
+    assert "no part waits for the path of its cohort" in broken.detail
 
 
 def test_training_function_is_never_a_part(process: TrainingProcess, tmp_path: Path) -> None:

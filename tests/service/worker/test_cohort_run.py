@@ -178,6 +178,22 @@ def test_two_slots_find_what_one_finds(
     assert sorted(each["slot"] for each in started) == sorted(TWO)
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_one_part_of_a_cohort_measures_how_the_lanes_of_all_train(
+    is_lost: bool, alone: dict[str, Any], lease_of: Any, make_pool: MakePool, run: Any, orders: Path
+) -> None:
+    if is_lost:
+        (orders / "lost-0").touch()
+    assert run(lease_of(SPEC), make_pool(*TWO)) == alone
+    trained = logged(orders, "trains")
+    # By settings in the search, by fresh seeds in the confirmation.
+    for of_search in (True, False):
+        parts = [each for each in trained if (each["num_seeds"] == 3) == of_search]
+        assert {each["slot"] for each in parts} == set(TWO)
+        assert len({each["path"] for each in parts}) == 1
+    assert len(logged(orders, "measures")) == 2 + is_lost
+
+
 @pytest.mark.parametrize("fault", ["kill", "orphan", "hang"])
 def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
     fault: str,

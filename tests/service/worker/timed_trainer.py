@@ -2,8 +2,8 @@
 
 ``FOLDER`` (first argument) is where tests leave orders: ``slow-SLOT`` holds seconds per rung, ``kill`` a number of
 processes that kill themselves at their second rung, ``hang`` and ``orphan`` likewise, ``mute`` of those that never end
-a probe; ``late`` holds seconds between the last event of a cohort and its end. Every process writes what it did to
-``log``.
+a probe, ``lost`` of those that kill themselves while they measure how lanes train; ``late`` holds seconds between the
+last event of a cohort and its end. Every process writes what it did to ``log``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.launchers.protocol import Done, Pending, Ready, encode
+from service.launchers.protocol import Done, PathWanted, Pending, Ready, encode
 from tuner.evidence import LaneRecord, LaneResult, NormSketch, Reference
 from tuner.training.cohort import (
     CheckpointSaved,
@@ -85,12 +85,13 @@ def train(request: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     saved = sorted(folder.iterdir())
     first = cohort.rung_steps.index(int(saved[-1].name[:10])) + 1 if saved else 0
-    done = int((saved[-1] / "manifest.json").read_text()) if saved else 0
+    done, path = json.loads((saved[-1] / "manifest.json").read_text()) if saved else (0, ask_path())
     steps, live = cohort.rung_steps, [trial.id for trial in cohort.trials]
     thresholds = {trial.id: trial.setting.threshold for trial in cohort.trials}
     num_lanes = len(live) * len(cohort.seeds)
     note(event="begins", first=first, trials=len(live), seeds=list(cohort.seeds))
-    tell(EngineChosen(path="solo", num_lanes=1, reason="nothing is trained here"))
+    note(event="trains", path=path, num_seeds=len(cohort.seeds))
+    tell(EngineChosen(path=path, num_lanes=1, reason="nothing is trained here"))
     if first:
         tell(Resumed(index=first - 1, step=steps[first - 1], lane_steps=done, seconds=0.0))
         live = ask(cohort, first - 1, live, thresholds)
@@ -114,10 +115,22 @@ def train(request: dict[str, Any]) -> None:
             # As real ones are called.
             named = folder / f"{steps[index]:010d}-{os.urandom(6).hex()}"
             named.mkdir()
-            (named / "manifest.json").write_text(str(done))
+            (named / "manifest.json").write_text(json.dumps([done, path]))
             tell(CheckpointSaved(index=index, step=steps[index], num_bytes=1, seconds=0.0))
         live = ask(cohort, index, live, thresholds)
     note(event="ends")
+
+
+def ask_path() -> Any:
+    """How lanes train; whoever measures it on another slot finds something else."""
+    tell(PathWanted())
+    answer = json.loads(sys.stdin.readline())
+    assert answer["kind"] == "path"
+    if answer["path"] is None:
+        note(event="measures")
+        if ordered("lost"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return answer["path"] or ("lanes" if SLOT.endswith("0") else "solo")
 
 
 def ask(cohort: Cohort, index: int, live: list[str], thresholds: dict[str, float | None]) -> list[str]:

@@ -7,7 +7,7 @@ import dataclasses
 import random
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ from tuner.errors import LaneError, UnsupportedModelError
 from tuner.optimizers import sgd
 from tuner.spec import Lanes
 from tuner.training import capacity
-from tuner.training.auto import AutoEngine
+from tuner.training.auto import AskPath, AutoEngine
 from tuner.training.cohort import Cohort
 from tuner.training.engine import EngineState, LaneId
 from tuner.training.lane_program import MAX_SHAPES
@@ -693,7 +693,9 @@ def test_number_of_lanes_is_the_studys() -> None:
     assert choice.lanes_per_second is choice.solo_per_second is None
 
 
-def with_rates(monkeypatch: pytest.MonkeyPatch, *, batched: float, solo: float) -> AutoEngine:
+def with_rates(
+    monkeypatch: pytest.MonkeyPatch, *, batched: float, solo: float, ask_path: AskPath | None = None
+) -> AutoEngine:
     """An engine that measured these lane-steps per second."""
 
     def measure(step: Callable[[], object], *, num_lanes: int, device: torch.device) -> float:
@@ -701,7 +703,7 @@ def with_rates(monkeypatch: pytest.MonkeyPatch, *, batched: float, solo: float) 
         return solo if num_lanes == 1 else batched
 
     monkeypatch.setattr("tuner.training.auto.measure_rate", measure)
-    return engine_of(workload_of(), dataclasses.replace(COHORT, lanes="auto"))
+    return AutoEngine(dataclasses.replace(COHORT, lanes="auto"), workload_of(), ask_path=ask_path)
 
 
 def test_faster_batch_is_told_with_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -717,6 +719,29 @@ def test_slower_batch_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.choice.reason == "one lane at a time is 2.0 times as fast"
     assert (engine.choice.lanes_per_second, engine.choice.solo_per_second) == (500.0, 1000.0)
     assert isinstance(engine._engine, SoloEngine)
+
+
+def test_path_of_the_cohorts_other_parts_is_taken_without_comparing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "as it was measured for the cohort's other parts"
+    choice = with_rates(monkeypatch, batched=500.0, solo=1000.0, ask_path=lambda: "lanes").choice
+    assert (choice.path, choice.num_lanes, choice.reason) == ("lanes", 6, reason)
+    assert (choice.lanes_per_second, choice.solo_per_second) == (500.0, None)
+    choice = with_rates(monkeypatch, batched=3000.0, solo=1000.0, ask_path=lambda: "solo").choice
+    assert (choice.path, choice.num_lanes, choice.reason) == ("solo", 1, reason)
+    assert choice.lanes_per_second is choice.solo_per_second is None
+
+
+def test_part_that_is_told_no_path_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = with_rates(monkeypatch, batched=3000.0, solo=1000.0, ask_path=lambda: None).choice
+    assert choice.reason == "3.0 times as fast as one lane at a time"
+
+
+@pytest.mark.parametrize("lanes", [4, "solo"])
+def test_path_is_not_asked_for_where_the_study_sets_it(lanes: Lanes) -> None:
+    def ask() -> NoReturn:
+        raise AssertionError("nobody would answer")
+
+    AutoEngine(dataclasses.replace(COHORT, lanes=lanes), workload_of(), ask_path=ask)
 
 
 def test_measuring_changes_nothing() -> None:

@@ -19,7 +19,9 @@ def rates(table: dict[int, float | None]) -> Callable[[int], float | None]:
     return lambda size: left.pop(size)
 
 
-def choose(table: dict[int, float | None], *, most: int, solo: float = 1.0, steps: int = LONG) -> Capacity:
+def choose(
+    table: dict[int, float | None], *, most: int, solo: float | None = 1.0, steps: int = LONG
+) -> Capacity:
     return choose_trials(rates(table), most=most, solo_per_second=solo, num_lane_steps=steps)
 
 
@@ -110,6 +112,16 @@ def test_solo_wins_if_it_is_faster(steps: int) -> None:
 
 def test_batch_wins_a_tie() -> None:
     assert choose({1: 100.0}, most=1, solo=100.0).num_trials == 1
+
+
+def test_batch_is_not_compared_where_other_parts_are_batched() -> None:
+    chosen = choose({64: None, 1: 10.0, 2: 20.0, 4: None, 3: 30.0}, most=64, solo=None)
+    reason = "as it was measured for the cohort's other parts; 4 settings do not fit in memory"
+    assert chosen == Capacity(3, 30.0, None, reason)
+
+
+def test_nothing_fits_where_other_parts_are_batched() -> None:
+    assert choose({1: None}, most=1, solo=None).num_trials == 0
 
 
 class Clock:
