@@ -177,8 +177,8 @@ def relaunch_seconds(study: dict[str, Any]) -> float:
     with cluster(2) as (nodes, settings), deployed(**settings, ray_slots=2) as deployment:
         client = deployment.client()
         queued = client.create_study(study | {"num_steps": 20 * study["num_steps"]})
-        wait_for(lambda: events(deployment, queued.id, "progress"), "a cohort that trains")
-        before = events(deployment, queued.id, "training_started")
+        # The second node's first beginning must not be taken for the relaunch.
+        before = wait_for(lambda: begun(deployment, queued.id), "both parts")
         nodes.kill(nodes.node_of(before[-1][1]["pid"]))
         killed = time.time()
         # The cluster gets another, as an autoscaler would give it.
@@ -190,6 +190,12 @@ def relaunch_seconds(study: dict[str, Any]) -> float:
         )
         client.cancel_study(queued.id)
         return again[0][0] / 1000 - killed
+
+
+def begun(deployment: Deployment, study_id: str) -> list[tuple[int, dict[str, Any]]]:
+    """When training processes were there, and which; nothing as long as one of the two slots has had none."""
+    found = events(deployment, study_id, "training_started")
+    return found if len({payload["slot"] for _, payload in found}) == 2 else []
 
 
 def events(deployment: Deployment, study_id: str, kind: str) -> list[tuple[int, dict[str, Any]]]:

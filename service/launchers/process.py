@@ -86,7 +86,9 @@ class TrainingProcess:
 
     Attributes:
         pid: id of the process and of its group.
-        ready: what it said once torch was imported; None before.
+        ready: what it said once torch was imported; None before. One that stands for a cluster passes on what each
+            process of a node says, so this is the newest.
+        greeting: the first that it said, which is about itself; None before.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class TrainingProcess:
         cause: str = "bug",
     ) -> None:
         self.ready: Ready | None = None
+        self.greeting: Ready | None = None
         self._grace = kill_grace_seconds
         self._cause = cause
         self._folder = tempfile.TemporaryDirectory(
@@ -183,7 +186,7 @@ class TrainingProcess:
             return None
         message = decode(line)
         if isinstance(message, Ready):
-            self.ready = message
+            self.ready, self.greeting = message, self.greeting or message
         return message
 
     def receive_line(self, timeout: float) -> bytes | None:

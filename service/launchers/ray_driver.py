@@ -143,6 +143,8 @@ class _Driver:
                     self._kept = placed
                 else:
                     self._let_go()
+        # What is kept ends before this process does; with it end what it started, and its folder.
+        self._let_go()
 
     def _next_request(self) -> bytes | None:
         """The worker's next request; None at the end. The device of the last one is given back if none comes soon."""
@@ -156,8 +158,8 @@ class _Driver:
         """Give a request to the actor of the last one.
 
         Returns:
-            Where that runs, and the first line of its answer; nothing if it is not there any more, or holds other
-            devices. What was lost before it answered is asked for again: nothing had been trained.
+            Where that runs, and the first line of its answer; nothing if it is not there any more, holds other
+            devices or says first that it broke: it may have died while nobody asked. A new actor is asked then.
         """
         placed, training, self._kept = self._kept, self._current, None
         if placed is None or training is None:
@@ -168,6 +170,8 @@ class _Driver:
                 training.send(line)
                 while not self._is_ending.is_set():
                     if (first := training.receive(_SLICE_SECONDS)) is not None:
+                        if isinstance(_last_word(first), Broken):
+                            break
                         return placed, first
         self._let_go()
         return None, None

@@ -24,6 +24,8 @@ from tuner.training.remote import RemoteFolder, is_url
 log = structlog.get_logger(__name__)
 
 _STUDY_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: Studies asked for in one query: databases have their limits.
+_AT_ONCE = 1_000
 #: As `tuner.training.stores` writes it: the step comes first.
 _CHECKPOINT = re.compile(r"(\d{10})-[0-9a-f]{12}")
 
@@ -139,16 +141,18 @@ def sweep(database: Database, root: Path | str) -> None:
     except OSError as error:
         _log_unreachable(str(root), error)
         return
-    try:
-        with database.read() as session:
-            query = select(StudyRow.id, JobRow.state).join(JobRow, JobRow.id == StudyRow.job_id)
-            rows = session.execute(query.where(StudyRow.id.in_(found))).all() if found else []
-    except SQLAlchemyError:
-        return
-    for study_id, state in rows:
-        if JobState(state).is_done:
-            log.info("checkpoints deleted", action="checkpoints_deleted", study_id=study_id)
-            remove(study_folder(root, study_id))
+    for first in range(0, len(found), _AT_ONCE):
+        try:
+            with database.read() as session:
+                query = select(StudyRow.id, JobRow.state).join(JobRow, JobRow.id == StudyRow.job_id)
+                asked = StudyRow.id.in_(found[first : first + _AT_ONCE])
+                rows = session.execute(query.where(asked)).all()
+        except SQLAlchemyError:
+            return
+        for study_id, state in rows:
+            if JobState(state).is_done:
+                log.info("checkpoints deleted", action="checkpoints_deleted", study_id=study_id)
+                remove(study_folder(root, study_id))
 
 
 def _newest_step(folder: str) -> int | None:

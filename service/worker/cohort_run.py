@@ -24,7 +24,7 @@ from service.worker.side import CohortTask, Count
 from service.worker.slot import Slot
 from service.worker.training import Signals, StartError, Training, require_belonging
 from tuner.search.joining import JoinedCohort
-from tuner.training.cohort import AS_OTHERS, EngineChosen, Event, Path, Progressed, Resumed
+from tuner.training.cohort import AS_OTHERS, EngineChosen, Event, PartReached, Progressed, Resumed
 from tuner.training.parts import Grid, split
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,6 @@ class CohortRun:
         pool: gives them.
         train_on: makes the training side of a slot.
         folder: where a part's checkpoints are, by its index.
-        path: how the cohort's lanes train, if that was measured before.
         count: writes down what broke.
         signals: looked at between messages.
     """
@@ -63,7 +62,6 @@ class CohortRun:
         pool: SlotPool,
         train_on: Callable[[Slot], Training],
         folder: Callable[[int], str],
-        path: Path | None,
         count: Count,
         signals: Signals,
     ) -> None:
@@ -76,7 +74,7 @@ class CohortRun:
         self._folder = folder
         self._count = count
         self._signals = signals
-        self._path = SharedPath(path)
+        self._path = SharedPath(task.path)
         self._patience = Patience(pool)
         self._num_starved = 0
         #: Where parts that were stopped wait: the rung, by the part's index.
@@ -96,11 +94,6 @@ class CohortRun:
     def num_starved(self) -> int:
         """The most parts that waited in vain for a device of a cluster at a time."""
         return self._num_starved
-
-    @property
-    def path(self) -> Path | None:
-        """How the cohort's lanes train; None if no part has said so."""
-        return self._path.known
 
     def events(self) -> Iterator[Sequence[Event]]:
         """Train; what was yielded is written when the next is asked for.
@@ -246,14 +239,20 @@ class CohortRun:
             ) from None
 
     def _once(self, part: Part, message: Message) -> Message | None:
-        """A message whose steps count as old only if they were taken before this run; None if it is no news."""
+        """A message whose steps count as old only if they were taken before this run; None if it is no news.
+
+        Raises:
+            ValueError: if it tells a rung before how it trains, for which others wait, or asks that without end.
+        """
         if isinstance(message, PathWanted):
             self._path.want(part.index)
             return None
         if isinstance(message, EngineChosen):
-            self._path.told(message)
+            self._path.told(part.index, message)
             # The part that measured has told why.
             return None if message.reason == AS_OTHERS else message
+        if isinstance(message, PartReached) and self._path.is_owing(part.index):
+            raise ValueError(f"part {part.index} reached a rung before it told how its lanes train")
         if isinstance(message, Resumed) and part.index in self._unparked:
             self._unparked.remove(part.index)
             return None

@@ -13,9 +13,9 @@ import math
 import platform
 import statistics
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -41,6 +41,7 @@ from tuner.training.cohort import (
     CheckpointSaved,
     Cohort,
     EngineChosen,
+    Path,
     Progressed,
     Resumed,
     RungReached,
@@ -313,8 +314,22 @@ def record_device_time(session: Session, lease: Lease, seconds: float) -> None:
 
 def engine_paths(session: Session, study_id: str) -> list[str]:
     """How a study's cohorts were trained: ``lanes``, ``solo``, or both; empty if nobody told."""
+    return sorted({payload["path"] for payload in _engines(session, study_id)})
+
+
+def cohort_paths(session: Session, study_id: str) -> dict[int, Path]:
+    """How the lanes of each cohort began to train, by its number; without those that people train."""
+    found: dict[int, Path] = {}
+    for payload in _engines(session, study_id):
+        if payload["path"] in get_args(Path):
+            found.setdefault(payload["cohort"], payload["path"])
+    return found
+
+
+def _engines(session: Session, study_id: str) -> Sequence[Mapping[str, Any]]:
+    """What was told of the ways in which a study trains, oldest first."""
     query = select(JobEventRow.payload).where(JobEventRow.study_id == study_id, JobEventRow.kind == "engine")
-    return sorted({payload["path"] for payload in session.scalars(query)})
+    return session.scalars(query.order_by(JobEventRow.id)).all()
 
 
 def provenance(ready: Ready | None, paths: Sequence[str], study: StoredStudy) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from service.launchers.protocol import Message
 from service.worker.slot import Slot
 from service.worker.training import Training
 
-#: A training that waits so long for a device of a cluster asks for one of its study's own, in seconds.
-_PATIENCE_SECONDS = 5.0
+#: A training that waits so long for a device of a cluster asks for one of its study's own, in seconds: longer than one
+#: that nobody needs is kept, and a node's process takes to start.
+_PATIENCE_SECONDS = 8.0
 
 
 class Part:
@@ -79,7 +80,7 @@ class Part:
         return told, error
 
     def rest(self) -> None:
-        """It waits at a rung: its silence is no stall."""
+        """It waits for a word of the worker: its silence is no stall."""
         if self._training is not None:
             self._training.rest()
 

@@ -233,7 +233,8 @@ class StudyRunner:
     def _train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
         """Train the open trials as one cohort; a broken training is counted on them, not raised."""  # noqa: DOC501
         self._steps = StepCount()
-        task = cohort_task(cohort, trials, is_whole=cohort.workload in self._functions)
+        paths = self._transactions.read(lambda session: ledger.cohort_paths(session, self._lease.study_id))
+        task = cohort_task(cohort, trials, paths=paths, is_whole=cohort.workload in self._functions)
         waiting = {trial.id for trial in cohort.trials}
         open_trials = [trial for trial in trials if trial.id in waiting]
         self._transactions.hold(

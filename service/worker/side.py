@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from service.errors import TrainingError
 from service.launchers.protocol import Message, Ready
-from tuner.training.cohort import Cohort
+from tuner.training.cohort import Cohort, Path
 
 
 class Counted(NamedTuple):
@@ -37,6 +37,7 @@ class CohortTask:
         whole: ids of all its trials, by number, whatever has become of them.
         known: objectives of open trials that are recorded, by rung step, trial id and seed; inf is diverged.
         ended_at: of its pruned trials, the index of the rung at which they ended.
+        path: how its lanes train, if that was measured before; None if nobody has, or people train it.
         is_whole: whether it must train in one piece, because it compares its trials by itself.
     """
 
@@ -45,6 +46,7 @@ class CohortTask:
     whole: tuple[str, ...]
     known: Mapping[int, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
     ended_at: Mapping[str, int] = field(default_factory=dict)
+    path: Path | None = None
     is_whole: bool = False
 
 

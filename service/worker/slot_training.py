@@ -19,7 +19,6 @@ from service.worker.pool import SlotPool
 from service.worker.side import CohortTask, Count
 from service.worker.slot import Slot
 from service.worker.training import TICK_SECONDS, Signals, StartError, Training, require_belonging
-from tuner.training.cohort import Path
 from tuner.training.parts import Grid, choose_grid
 
 #: What a process says that stands for a cluster, until one of its nodes speaks.
@@ -60,8 +59,6 @@ class SlotTraining:
         self._limit = len(pool)
         self._held_since: float | None = None
         self._run: CohortRun | None = None
-        #: How lanes train, by the number of their cohort: what is left of one after a failure trains as the rest did.
-        self._paths: dict[int, Path | None] = {}
 
     @property
     def device_seconds(self) -> float:
@@ -92,7 +89,6 @@ class SlotTraining:
             folder=lambda part: checkpoints.part_folder(
                 self._settings.checkpoint_root, self._study_id, task.number, grid, part
             ),
-            path=self._paths.get(task.number),
             count=count,
             signals=self._signals,
         )
@@ -100,7 +96,6 @@ class SlotTraining:
             yield from run.events()
         finally:
             run.end()
-            self._paths[task.number] = run.path
             self._seconds, self._run = self._seconds + run.held_seconds, None
             self._learn(grid, run.num_starved)
 

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from service.launchers.protocol import Message
 from service.worker.side import CohortTask
 from tuner.evidence import Trial, TrialState
-from tuner.training.cohort import Cohort, Progressed, Resumed, TrialEnded
+from tuner.training.cohort import Cohort, Path, Progressed, Resumed, TrialEnded
 
 
-def cohort_task(cohort: Cohort, trials: Sequence[Trial], *, is_whole: bool) -> CohortTask:
+def cohort_task(
+    cohort: Cohort, trials: Sequence[Trial], *, paths: Mapping[int, Path], is_whole: bool
+) -> CohortTask:
     """A cohort with what the database knows of it.
 
     Args:
         cohort: the open trials, as `tuner.search.planning.plan_cohort` gives them.
         trials: all trials of the study.
+        paths: how the lanes of the study's cohorts train, by their number, as far as that was told.
         is_whole: whether it can't be split.
 
     Returns:
@@ -26,12 +29,14 @@ def cohort_task(cohort: Cohort, trials: Sequence[Trial], *, is_whole: bool) -> C
     ordered = sorted(trials, key=lambda trial: trial.number)
     numbers = {trial.cohort for trial in ordered if trial.id in open_ids}
     whole = [trial for trial in ordered if trial.cohort in numbers]
+    number = next(trial.cohort for trial in ordered if trial.id in open_ids)
     return CohortTask(
         cohort=cohort,
-        number=next(trial.cohort for trial in ordered if trial.id in open_ids),
+        number=number,
         whole=tuple(trial.id for trial in whole),
         known=_known(cohort, [trial for trial in whole if trial.id in open_ids]),
         ended_at={trial.id: _last_rung(cohort, trial) for trial in whole if trial.state is TrialState.PRUNED},
+        path=paths.get(number),
         is_whole=is_whole,
     )
 

@@ -127,8 +127,8 @@ class Training:
                 raise StartError(
                     f"no training process could be started: {error}", cause="device_lost"
                 ) from error
-        if self._process.ready is not None:
-            self._become_ready(self._process.ready)
+        if self._process.greeting is not None:
+            self._become_ready(self._process.greeting)
         self.tell(request)
 
     def tell(self, line: Mapping[str, Any]) -> None:

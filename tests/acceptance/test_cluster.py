@@ -142,6 +142,6 @@ def test_head_that_dies_in_mid_study_and_comes_back_changes_no_answer(
         with database.read() as session:
             trials = session.scalars(select(TrialRow)).all()
             results = session.scalars(select(TrialResultRow.trial_id)).all()
-    # No trial pays for it, but those that trained then may have been lost once.
+    # Counted as lost devices, of which a trial has several in a row, and not as its own failures.
     assert {trial.attempt for trial in trials} == {0}
     assert sorted(results) == sorted(trial.id for trial in trials)

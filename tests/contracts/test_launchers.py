@@ -280,6 +280,19 @@ def test_hanging_training_is_its_callers_to_end_with_all_it_started(site: Local)
         process.send({"kind": "odd", "behaviour": "counts", "up_to": 1})
 
 
+def test_process_that_is_stopped_between_two_requests_leaves_nothing(site: Local) -> None:
+    process = site.odd()
+    ask(process, "leaves")
+    (told,) = told_by(process)
+    assert process.ready is not None
+    trainer = process.ready.pid
+    folder = Path(f"/proc/{trainer}/cwd").resolve()
+    assert folder.exists()
+    process.stop()
+    seconds_until_gone(trainer, process.pid, told.lane_steps)  # type: ignore[union-attr]
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("victim", ["worker", "process"])
 def test_killed_worker_takes_its_training_along(site: Local, victim: str) -> None:
     """Nobody is left to ask for it: standard input closes, or on Ray the actor's owner is gone."""
@@ -416,6 +429,11 @@ def test_next_request_finds_its_process_warm_and_the_device_is_given_back_after_
     ask(process, "counts", up_to=3)
     assert len(told_by(process)) == 3
     assert process.ready.pid != pids[0]
+    assert process.greeting is not None and process.greeting.pid == process.pid, "it stands for them"
+    # One that died while nobody asked costs no request.
+    os.kill(process.ready.pid, signal.SIGKILL)
+    ask(process, "counts", up_to=3)
+    assert len(told_by(process)) == 3
 
 
 def test_node_that_dies_between_two_requests_costs_none_of_them(on_ray: OnRay) -> None:

@@ -40,12 +40,14 @@ class _Part:
     Attributes:
         cohort: its trials and seeds.
         waits_at: the rung at which its process waits.
+        sent_at: the last rung whose decision its process was sent; -1 before.
         progress: the newest it told.
         ended: trials of which it told the end.
     """
 
     cohort: Cohort
     waits_at: int | None = None
+    sent_at: int = -1
     progress: Progressed | None = None
     ended: set[str] = field(default_factory=set)
 
@@ -173,7 +175,9 @@ class JoinedCohort:
         Args:
             part: its index.
         """
-        self._parts[part].waits_at = None
+        own = self._parts[part]
+        if own.waits_at is not None:
+            own.sent_at, own.waits_at = own.waits_at, None
 
     def lost(self, part: int) -> None:
         """A part's process is gone: it waits nowhere until one that was launched again tells so.
@@ -181,7 +185,8 @@ class JoinedCohort:
         Args:
             part: its index.
         """
-        self._parts[part].waits_at = None
+        own = self._parts[part]
+        own.sent_at, own.waits_at = -1, None
 
     def left(self, part: int) -> Cohort:
         """What is left of a part, for another launch.
@@ -227,7 +232,9 @@ class JoinedCohort:
             for each in message.values
         }
         is_rung = index <= min(len(self._ending), len(steps) - 1) and message.step == steps[index]
-        self._require(is_rung and values.keys() <= set(_lanes(own.cohort)), own, message)
+        # A process that had its answer has no reason to ask again; one that does so without end would not read it.
+        is_new = index > own.sent_at
+        self._require(is_rung and is_new and values.keys() <= set(_lanes(own.cohort)), own, message)
         # What was compared already stays, though a device may give other bits the second time.
         if index == len(self._ending):
             live = set(self._live[index]) - own.ended

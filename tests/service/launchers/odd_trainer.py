@@ -98,6 +98,10 @@ def main() -> None:
                 tell_number(subprocess.Popen(SLEEP).pid)
             case "grandchild":
                 tell_number(subprocess.Popen(SLEEP).pid)
+            case "leaves":
+                tell_number(subprocess.Popen(SLEEP).pid)
+                open("a file", "w").close()
+                tell({"kind": "done"})
             case "litters":
                 # Leaves the process group, and goes on writing into the folder that is removed.
                 code = (

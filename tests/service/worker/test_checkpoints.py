@@ -152,6 +152,24 @@ def test_sweep_deletes_what_ended_studies_left_and_nothing_else(
     assert somebodys.newest_first()
 
 
+def test_sweep_asks_for_a_few_studies_at_once(
+    database: Database,
+    queue: Queue,
+    lease_of: Callable[[StudySpec], Lease],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A statement of PostgreSQL takes 65,535 parameters, and a place may hold more studies."""
+    monkeypatch.setattr(checkpoints, "_AT_ONCE", 2)
+    root = tmp_path / "root"
+    for number in range(5):
+        ended = lease_of(StudySpec(workload=f"v{number}"))
+        queue.finish(ended, JobState.CANCELLED)
+        (root / ended.study_id).mkdir(parents=True)
+    checkpoints.sweep(database, root)
+    assert list(root.iterdir()) == []
+
+
 def test_sweep_without_a_folder_does_nothing(database: Database, tmp_path: Path) -> None:
     checkpoints.sweep(database, tmp_path / "not there")
     assert not (tmp_path / "not there").exists()
@@ -183,6 +201,8 @@ def test_events_of_a_training_are_told(
         assert (rows[1].payload["step"], rows[1].payload["num_rungs"]) == (133, 3)
         assert ledger.engine_paths(session, lease.study_id) == ["lanes"]
         assert ledger.engine_paths(session, STUDY_ID) == []
+        assert ledger.cohort_paths(session, lease.study_id) == {1: "lanes"}
+        assert ledger.cohort_paths(session, STUDY_ID) == {}
 
 
 def test_checkpoint_is_progress_that_forgets_lost_workers(

@@ -194,6 +194,32 @@ def test_one_part_of_a_cohort_measures_how_the_lanes_of_all_train(
     assert len(logged(orders, "measures")) == 2 + is_lost
 
 
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("mum", "reached a rung before it told how its lanes train"),
+        ("asks", "asked more than 10 times how its lanes train"),
+    ],
+)
+def test_part_that_keeps_the_others_waiting_for_its_path_breaks(
+    fault: str,
+    says: str,
+    alone: dict[str, Any],
+    lease_of: Any,
+    make_pool: MakePool,
+    run: Any,
+    orders: Path,
+    database: Database,
+) -> None:
+    (orders / f"{fault}-0").touch()
+    assert run(lease_of(SPEC), make_pool(*TWO)) == alone
+    with database.read() as session:
+        query = select(TrialRow.last_error).where(TrialRow.last_error.is_not(None))
+        errors = set(session.scalars(query))
+    assert len(errors) == 1
+    assert says in errors.pop()
+
+
 @pytest.mark.parametrize("fault", ["kill", "orphan", "hang"])
 def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
     fault: str,
@@ -300,7 +326,7 @@ def test_next_worker_keeps_the_grid_and_goes_on_from_its_checkpoints(
         (orders / f"slow-{name}").write_text("0.4")
 
     def stop_at_the_first_rung() -> None:
-        while not rungs(database, lease):
+        while not told(database, lease, "rung"):
             time.sleep(0.02)
         signals.stops.set()
 
@@ -318,6 +344,37 @@ def test_next_worker_keeps_the_grid_and_goes_on_from_its_checkpoints(
     resumed = [each for each in logged(orders, "begins") if each["first"] > 0]
     assert {each["trials"] for each in resumed} <= {1, 2, 3, 4}
     assert len({each["pid"] for each in resumed}) >= 2
+
+
+def test_next_worker_trains_a_cohort_that_has_no_checkpoint_as_the_one_before(
+    alone: dict[str, Any],
+    lease_of: Any,
+    make_pool: MakePool,
+    run: Any,
+    orders: Path,
+    queue: Queue,
+    database: Database,
+) -> None:
+    lease, signals = lease_of(SPEC), Quiet()
+    (orders / "slow-cpu:1").write_text("600")
+
+    def stop_in_the_first_rung() -> None:
+        while not told(database, lease, "engine"):
+            time.sleep(0.02)
+        signals.stops.set()
+
+    watcher = threading.Thread(target=stop_in_the_first_rung)
+    watcher.start()
+    with pytest.raises(ShutdownRequestedError):
+        run(lease, make_pool("cpu:1"), signals)
+    watcher.join()
+    queue.release(lease)
+    again = queue.acquire("another worker", ["study"])
+    assert again is not None
+    # By itself the other slot finds lanes.
+    assert run(again, make_pool("cpu:0")) == alone
+    begun = [(each["slot"], each["path"]) for each in logged(orders, "trains") if each["num_seeds"] == 3]
+    assert begun == [("cpu:1", "solo"), ("cpu:0", "solo")]
 
 
 def test_cluster_with_fewer_devices_than_slots_is_not_asked_for_more_again(
@@ -342,10 +399,11 @@ def test_cluster_with_fewer_devices_than_slots_is_not_asked_for_more_again(
         assert "resumed" not in session.scalars(query).all(), "taking turns is no news"
 
 
-def rungs(database: Database, lease: Lease) -> list[Any]:
+def told(database: Database, lease: Lease, kind: str) -> list[Any]:
+    """Payloads of a study's events."""
     with database.read() as session:
         query = select(JobEventRow.payload).where(
-            JobEventRow.kind == "rung", JobEventRow.study_id == lease.study_id
+            JobEventRow.kind == kind, JobEventRow.study_id == lease.study_id
         )
         return list(session.scalars(query))
 

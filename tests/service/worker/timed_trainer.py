@@ -2,7 +2,8 @@
 
 ``FOLDER`` (first argument) is where tests leave orders: ``slow-SLOT`` holds seconds per rung, ``kill`` a number of
 processes that kill themselves at their second rung, ``hang`` and ``orphan`` likewise, ``mute`` of those that never end
-a probe, ``lost`` of those that kill themselves while they measure how lanes train; ``late`` holds seconds between the
+a probe, ``lost`` of those that kill themselves while they measure how lanes train, ``mum`` of those that never tell
+what they measured, ``asks`` of those that ask for it without end and hear nothing; ``late`` holds seconds between the
 last event of a cohort and its end. Every process writes what it did to ``log``.
 """
 
@@ -91,7 +92,8 @@ def train(request: dict[str, Any]) -> None:
     num_lanes = len(live) * len(cohort.seeds)
     note(event="begins", first=first, trials=len(live), seeds=list(cohort.seeds))
     note(event="trains", path=path, num_seeds=len(cohort.seeds))
-    tell(EngineChosen(path=path, num_lanes=1, reason="nothing is trained here"))
+    if not ordered("mum"):
+        tell(EngineChosen(path=path, num_lanes=1, reason="nothing is trained here"))
     if first:
         tell(Resumed(index=first - 1, step=steps[first - 1], lane_steps=done, seconds=0.0))
         live = ask(cohort, first - 1, live, thresholds)
@@ -124,6 +126,9 @@ def train(request: dict[str, Any]) -> None:
 def ask_path() -> Any:
     """How lanes train; whoever measures it on another slot finds something else."""
     tell(PathWanted())
+    if ordered("asks"):
+        while True:
+            tell(PathWanted())
     answer = json.loads(sys.stdin.readline())
     assert answer["kind"] == "path"
     if answer["path"] is None:

@@ -356,3 +356,14 @@ def test_what_no_part_can_tell_is_refused(joined: JoinedCohort, message: Event) 
     with pytest.raises(ValueError, match=f"^part 0 told a {message.kind} event that can't follow"):
         joined.take(0, message)
     assert joined.take(0, reached(0, 5, 1, 2, 3, 4)) == [], "nothing of it was kept"
+
+
+def test_rung_whose_decision_was_sent_is_told_again_only_after_another_launch(joined: JoinedCohort) -> None:
+    for seed in (0, 1):
+        joined.take(seed, reached(seed, 5, 1, 2, 3, 4))
+    joined.sent(0)
+    with pytest.raises(ValueError, match=r"^part 0 told a part event that can't follow"):
+        joined.take(0, reached(0, 5, 1, 2, 3, 4))
+    joined.lost(0)
+    joined.take(0, reached(0, 5, 1, 2, 3, 4))
+    assert joined.waits_at(0) == 0
