@@ -24,7 +24,15 @@ from service.worker.side import CohortTask, Count
 from service.worker.slot import Slot
 from service.worker.training import Signals, StartError, Training, require_belonging
 from tuner.search.joining import JoinedCohort
-from tuner.training.cohort import AS_OTHERS, EngineChosen, Event, PartReached, Progressed, Resumed
+from tuner.training.cohort import (
+    AS_OTHERS,
+    CheckpointSaved,
+    EngineChosen,
+    Event,
+    PartReached,
+    Progressed,
+    Resumed,
+)
 from tuner.training.parts import Grid, split
 
 log = structlog.get_logger(__name__)
@@ -82,8 +90,8 @@ class CohortRun:
         #: Parts that were stopped and begun again, and have not said from where.
         self._unparked: set[int] = set()
         self._told_all_at: float | None = None
-        #: Parts whose steps have been told in this run.
-        self._counted: set[int] = set()
+        #: Parts that have taken steps in this run, or gone on from those of an earlier one.
+        self._begun: set[int] = set()
 
     @property
     def held_seconds(self) -> float:
@@ -239,7 +247,7 @@ class CohortRun:
             ) from None
 
     def _once(self, part: Part, message: Message) -> Message | None:
-        """A message whose steps count as old only if they were taken before this run; None if it is no news.
+        """A message that says whether its steps were taken before this run; None if it is no news.
 
         Raises:
             ValueError: if it tells a rung before how it trains, for which others wait, or asks that without end.
@@ -256,10 +264,10 @@ class CohortRun:
         if isinstance(message, Resumed) and part.index in self._unparked:
             self._unparked.remove(part.index)
             return None
-        if isinstance(message, Resumed) and part.index in self._counted:
-            return replace(message, lane_steps=0)
-        if isinstance(message, Progressed | Resumed):
-            self._counted.add(part.index)
+        if isinstance(message, Resumed):
+            message = replace(message, is_again=part.index in self._begun)
+        if isinstance(message, Progressed | Resumed | PartReached | CheckpointSaved):
+            self._begun.add(part.index)
         return message
 
     def _finish(self, part: Part) -> TrainingError | None:

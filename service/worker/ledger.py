@@ -147,6 +147,7 @@ def record_resumed(
 ) -> None:
     """Tell from where a cohort goes on."""
     payload = _payload(event) | {"cohort": cohort, "num_rungs": num_rungs}
+    del payload["is_again"]
     queue.append_event(session, lease, "resumed", payload)
 
 

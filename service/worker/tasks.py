@@ -81,7 +81,7 @@ class StepCount:
         before = self._counted
         for message in batch:
             match message:
-                case Resumed():
+                case Resumed(is_again=False):
                     self._resumed += message.lane_steps
                 case Progressed():
                     self._counted = max(self._counted, message.lane_steps - self._resumed)

@@ -240,12 +240,14 @@ class Resumed:
         step: optimizer steps that its lanes had taken.
         lane_steps: the same over all lanes: what need not be trained again.
         seconds: what reading and restoring it took.
+        is_again: whether whoever counts steps has counted these, because they were taken before its eyes.
     """
 
     index: int
     step: int
     lane_steps: int
     seconds: float
+    is_again: bool = False
     kind: Literal["resumed"] = "resumed"
 
 

@@ -220,7 +220,7 @@ def test_part_that_keeps_the_others_waiting_for_its_path_breaks(
     assert says in errors.pop()
 
 
-@pytest.mark.parametrize("fault", ["kill", "orphan", "hang"])
+@pytest.mark.parametrize("fault", ["kill", "kill before any progress", "orphan", "hang"])
 def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
     fault: str,
     alone: dict[str, Any],
@@ -230,6 +230,9 @@ def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
     orders: Path,
     database: Database,
 ) -> None:
+    if fault == "kill before any progress":
+        fault = "kill"
+        (orders / "quiet").touch()
     (orders / f"{fault}-0").touch()
     lease, steps = lease_of(SPEC), []
     stall_seconds = 2 if fault == "hang" else 60
@@ -239,6 +242,8 @@ def test_part_that_breaks_goes_on_from_its_rung_while_the_other_waits(
     # Of the steps that were taken twice each counts once, and none is left out.
     lanes = [lane for _, trained in alone["trials"].values() for lane in trained]
     assert sum(steps) == sum(lane["num_steps"] for lane in lanes)
+    (told_again,) = told(database, lease, "resumed")
+    assert told_again["lane_steps"] > 0, "what need not be trained again"
     with database.read() as session:
         query = select(TrialRow.last_error).where(
             TrialRow.study_id == lease.study_id, TrialRow.last_error.is_not(None)

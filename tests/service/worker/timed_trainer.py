@@ -4,7 +4,7 @@
 processes that kill themselves at their second rung, ``hang`` and ``orphan`` likewise, ``mute`` of those that never end
 a probe, ``lost`` of those that kill themselves while they measure how lanes train, ``mum`` of those that never tell
 what they measured, ``asks`` of those that ask for it without end and hear nothing; ``late`` holds seconds between the
-last event of a cohort and its end. Every process writes what it did to ``log``.
+last event of a cohort and its end; with ``quiet`` no progress is told. Every process writes what it did to ``log``.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def train(request: dict[str, Any]) -> None:
         if index and ordered("hang"):
             time.sleep(600)
         done += len(live) * len(cohort.seeds) * (steps[index] - (steps[index - 1] if index else 0))
-        tell(Progressed(lane_steps=done, total_lane_steps=num_lanes * steps[-1], step=steps[index]))
+        if not (ORDERS / "quiet").exists():
+            tell(Progressed(lane_steps=done, total_lane_steps=num_lanes * steps[-1], step=steps[index]))
         if index < len(steps) - 1:
             # As real ones are called.
             named = folder / f"{steps[index]:010d}-{os.urandom(6).hex()}"
