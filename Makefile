@@ -41,7 +41,7 @@ test coverage test-tuner test-engines test-acceptance test-processes test-docs t
 test: $(STAMP)
 	$(PYTEST) -q --doctest-modules --ignore=service/db/migrations tuner service
 	$(MAKE) --no-print-directory -j4 test-tuner test-acceptance test-processes test-docs test-service \
-		test-engines test-cluster
+		test-cluster test-engines
 	$(PYTEST) $(TIMED_TESTS)
 
 # The same, counting which lines and branches ran, in child processes too; it takes almost twice as long.

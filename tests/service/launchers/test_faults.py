@@ -231,21 +231,21 @@ def test_catalogue_has_what_can_be_used_and_why_the_rest_can_not(launch) -> None
 
 
 @pytest.mark.parametrize(
-    ("module", "says"),
+    ("module", "seconds", "says"),
     [
-        ("import os\nos._exit(6)\n", "the training process ended with exit code 6"),
-        ("import time\ntime.sleep(600)\n", "did not name its workloads within 30 s"),
+        ("import os\nos._exit(6)\n", 30, "the training process ended with exit code 6"),
+        ("import time\ntime.sleep(600)\n", 15, "did not name its workloads within 15 s"),
     ],
 )
 def test_import_that_takes_the_process_with_it_is_refused_alone(
-    launch, tmp_path: Path, module: str, says: str
+    launch, tmp_path: Path, module: str, seconds: float, says: str
 ) -> None:
     (tmp_path / "deadly.py").write_text(module)
     launcher, process = launch("deadly=deadly:train,good=faulty:train", import_from=[FOLDER, str(tmp_path)])
     if "_exit" in module:
         with pytest.raises(TrainingError, match="exit code 6"):
             launcher.describe(process, 60)
-    found = launcher.describe_apart(30)
+    found = launcher.describe_apart(seconds)
     assert [each.name for each in found.workloads] == ["good"]
     assert [each.name for each in found.refused] == ["deadly"]
     assert says in found.refused[0].reason
