@@ -126,18 +126,7 @@ def train_cohort(
     if decide is not None and prune is not never_prune:
         raise ValueError("a part's rungs are decided by decide: leave out prune")
     judge = _Judge(prune, decide)
-    if checkpoints is None:
-        chosen = engine or AutoEngine(
-            cohort,
-            workload,
-            device=device,
-            compiles=compiles,
-            clock=clock,
-            rehearsals=rehearsals,
-            ask_path=ask_path,
-        )
-        return _CohortRun(cohort, chosen, judge, clock).events()
-    if engine is not None:
+    if engine is not None and checkpoints is not None:
         raise ValueError("checkpoints need the default engine: leave out engine")
     started, device = clock(), torch.device(device)
 
@@ -153,6 +142,8 @@ def train_cohort(
             state=state,
         )
 
+    if checkpoints is None:
+        return _CohortRun(cohort, engine or make(cohort, None), judge, clock).events()
     kept = CohortCheckpoints(checkpoints, workload, device)
     found, failed = kept.find(cohort, make)
     if found is None:

@@ -316,6 +316,22 @@ def test_worker_without_a_usable_device_hands_the_study_back(
         run(lease_of(SPEC), make_pool("cpu:0", broken=("cpu:0",)))
 
 
+def stop_once(condition: Callable[[], Any], run: Any, lease: Lease, pool: SlotPool) -> None:
+    """Run a study on a worker that is asked to stop as soon as something holds."""
+    signals = Quiet()
+
+    def watch() -> None:
+        while not condition():
+            time.sleep(0.02)
+        signals.stops.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(ShutdownRequestedError):
+        run(lease, pool, signals)
+    watcher.join()
+
+
 def test_next_worker_keeps_the_grid_and_goes_on_from_its_checkpoints(
     alone: dict[str, Any],
     lease_of: Any,
@@ -326,20 +342,11 @@ def test_next_worker_keeps_the_grid_and_goes_on_from_its_checkpoints(
     database: Database,
 ) -> None:
     """The first worker has two slots and stops in mid-cohort; the second has one, so that its parts take turns."""
-    lease, signals = lease_of(SPEC), Quiet()
+    lease = lease_of(SPEC)
     for name in TWO:
         (orders / f"slow-{name}").write_text("0.4")
 
-    def stop_at_the_first_rung() -> None:
-        while not told(database, lease, "rung"):
-            time.sleep(0.02)
-        signals.stops.set()
-
-    watcher = threading.Thread(target=stop_at_the_first_rung)
-    watcher.start()
-    with pytest.raises(ShutdownRequestedError):
-        run(lease, make_pool(*TWO), signals)
-    watcher.join()
+    stop_once(lambda: told(database, lease, "rung"), run, lease, make_pool(*TWO))
     queue.release(lease)
     again = queue.acquire("another worker", ["study"])
     assert again is not None
@@ -360,19 +367,10 @@ def test_next_worker_trains_a_cohort_that_has_no_checkpoint_as_the_one_before(
     queue: Queue,
     database: Database,
 ) -> None:
-    lease, signals = lease_of(SPEC), Quiet()
+    lease = lease_of(SPEC)
     (orders / "slow-cpu:1").write_text("600")
 
-    def stop_in_the_first_rung() -> None:
-        while not told(database, lease, "engine"):
-            time.sleep(0.02)
-        signals.stops.set()
-
-    watcher = threading.Thread(target=stop_in_the_first_rung)
-    watcher.start()
-    with pytest.raises(ShutdownRequestedError):
-        run(lease, make_pool("cpu:1"), signals)
-    watcher.join()
+    stop_once(lambda: told(database, lease, "engine"), run, lease, make_pool("cpu:1"))
     queue.release(lease)
     again = queue.acquire("another worker", ["study"])
     assert again is not None
@@ -460,18 +458,9 @@ def test_study_that_stops_before_its_first_event_held_a_device(
     lease_of: Any, make_pool: MakePool, run: Any, orders: Path, database: Database
 ) -> None:
     (orders / "mute-0").touch()
-    lease, signals, pool = lease_of(SPEC), Quiet(), make_pool("cpu:0")
+    lease, pool = lease_of(SPEC), make_pool("cpu:0")
 
-    def stop_in_the_probe() -> None:
-        while (orders / "mute-0").exists():
-            time.sleep(0.02)
-        signals.stops.set()
-
-    watcher = threading.Thread(target=stop_in_the_probe)
-    watcher.start()
-    with pytest.raises(ShutdownRequestedError):
-        run(lease, pool, signals)
-    watcher.join()
+    stop_once(lambda: not (orders / "mute-0").exists(), run, lease, pool)
     with database.read() as session:
         assert session.get_one(StudyRow, lease.study_id).device_milliseconds > 0
     assert [each.process for each in pool._slots] == [None]
